@@ -1,0 +1,71 @@
+"""topobrain: is this model organised like the brain?
+
+Topographic models, their selectivity maps, and their alignment with human brain responses. The public names below are
+resolved when first used: ``import topobrain`` loads neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "Sheet": "topobrain.sheet",
+    "StimulusSet": "topobrain.stimuli",
+    "Contrast": "topobrain.stimuli",
+    "Result": "topobrain.results",
+    "load_result": "topobrain.results",
+    "Activations": "topobrain.activations",
+    "BrainResponses": "topobrain.responses",
+    "Recording": "topobrain.models",
+    "Model": "topobrain.models",
+    "TorchModel": "topobrain.models",
+    "load_model": "topobrain.models",
+    "list_models": "topobrain.models",
+    "load_stimuli": "topobrain.data",
+    "load_responses": "topobrain.data",
+    "load_text": "topobrain.data",
+    "list_data": "topobrain.data",
+    "extract": "topobrain.extract",
+    "localize": "topobrain.selectivity",
+    "Selectivity": "topobrain.selectivity",
+    "topography": "topobrain.topography",
+    "Topography": "topobrain.topography",
+    "encode": "topobrain.encoding",
+    "Encoding": "topobrain.encoding",
+}
+_ROOMS = ("plot", "stats", "nn", "models", "data", "training", "testing", "report")
+
+__all__ = [*_NAMES, *_ROOMS, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"topobrain.{name}")
+    else:
+        raise AttributeError(f"module 'topobrain' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from topobrain import data, models, nn, plot, report, stats, testing, training
+    from topobrain.activations import Activations
+    from topobrain.data import list_data, load_responses, load_stimuli, load_text
+    from topobrain.encoding import Encoding, encode
+    from topobrain.extract import extract
+    from topobrain.models import Model, Recording, TorchModel, list_models, load_model
+    from topobrain.responses import BrainResponses
+    from topobrain.results import Result, load_result
+    from topobrain.selectivity import Selectivity, localize
+    from topobrain.sheet import Sheet
+    from topobrain.stimuli import Contrast, StimulusSet
+    from topobrain.topography import Topography, topography

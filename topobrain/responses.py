@@ -1,0 +1,273 @@
+"""BrainResponses: what voxels did for each stimulus, with subject, ROI and noise ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import xarray as xr
+
+from topobrain._checks import DataFileError, InputError, listed, near, require_choice, unknown
+from topobrain.activations import stimuli_fields, stimulus_coords
+from topobrain.results import Result
+from topobrain.stimuli import StimulusSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE_READERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+BRAIN_IMAGES = (".nii", ".nii.gz", ".mgh", ".mgz", ".gii")
+
+
+class BrainResponses(Result):
+    """Brain responses, one row a stimulus and one column a voxel (also a vertex, or an ROI average).
+
+    ``value (stimulus, voxel)``; coordinates ``subject``, ``roi`` and ``ceiling`` (noise ceiling in Pearson r, NaN where
+    it is not known) on the voxel axis, the stimulus table on the stimulus axis. The column ``group``, where present,
+    names stimuli that must stay on one side of a cross-validation split (passage, run).
+    """
+
+    kind: ClassVar[str] = "responses"
+    schema: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "value": ("stimulus", "voxel"),
+        "text": ("stimulus",),
+        "subject": ("voxel",),
+        "roi": ("voxel",),
+        "ceiling": ("voxel",),
+    }
+
+    @classmethod
+    def from_arrays(
+        cls,
+        values: np.ndarray,
+        stimuli: StimulusSet,
+        *,
+        roi: Sequence[str] | str = "all",
+        subject: Sequence[str] | str = "group",
+        ceiling: np.ndarray | float | None = None,
+        design: Literal["events", "timeseries"] = "events",
+        voxel_coords: Mapping[str, np.ndarray] | None = None,
+        variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> BrainResponses:
+        """Build responses from an array (stimulus, voxel).
+
+        Parameters
+        ----------
+        values
+            Responses (stimulus, voxel), any unit; NaN marks missing values.
+        stimuli
+            The stimuli of the rows.
+        roi, subject
+            One label a voxel, or one for all.
+        ceiling
+            Noise ceiling in Pearson r, one a voxel or one for all; unknown (NaN) if not given.
+        design
+            ``"events"`` for one response a stimulus, ``"timeseries"`` for consecutive volumes: decides default folds.
+        voxel_coords
+            Further coordinates on the voxel axis (``vertex``, ``x_mm``, ...).
+        variables
+            Further variables to keep in the file: name -> (dims, array), e.g. a simulation's true weights.
+        provenance
+            Citation, licence, preprocessing, ``simulated=True``, ...
+        """
+        values = np.asarray(values, dtype=np.float64)
+        require_choice("design", design, ("events", "timeseries"))
+        if values.ndim != 2 or len(values) != len(stimuli):
+            raise InputError(f"responses have shape {values.shape}, expected (stimulus, voxel) with {len(stimuli)} stimuli")
+        if np.isinf(values).any():
+            row, column = np.argwhere(np.isinf(values))[0]
+            raise InputError(f"responses hold an infinite value at stimulus {stimuli.ids[row]!r}, voxel {column}")
+        n_voxels = values.shape[1]
+
+        def one_each(name: str, given: Any) -> np.ndarray:
+            array = np.array([given] * n_voxels if np.ndim(given) == 0 else list(given))
+            if array.shape != (n_voxels,):
+                raise InputError(f"{name} has {array.shape} labels for {n_voxels} voxels: expected one each")
+            return array.astype(object) if array.dtype.kind in "US" else array
+
+        ceilings = one_each("ceiling", np.nan if ceiling is None else ceiling).astype(float)
+        if (ceilings <= 0).any() or (ceilings > 1).any():
+            raise InputError("a noise ceiling is a correlation above 0 and at most 1 (NaN where unknown)")
+        data = xr.Dataset(
+            {"value": (("stimulus", "voxel"), values), **{k: (d, v) for k, (d, v) in (variables or {}).items()}},
+            coords={
+                **stimulus_coords(stimuli),
+                "voxel": ("voxel", np.arange(n_voxels)),
+                "subject": ("voxel", one_each("subject", subject)),
+                "roi": ("voxel", one_each("roi", roi)),
+                "ceiling": ("voxel", ceilings),
+                **{name: ("voxel", np.asarray(array)) for name, array in (voxel_coords or {}).items()},
+            },
+            attrs=cls.attributes({"design": design, "stimuli": stimuli_fields(stimuli), **(provenance or {})}),
+        )
+        return cls(data)
+
+    @classmethod
+    def from_table(
+        cls,
+        table: str | Path | pd.DataFrame,
+        *,
+        text: str = "sentence",
+        stimulus: str | None = None,
+        rois: Sequence[str] | None = None,
+        group: str | None = None,
+        ceilings: Mapping[str, float] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> BrainResponses:
+        """Read responses from a table: one row a stimulus, a text column and one numeric column an ROI.
+
+        Parameters
+        ----------
+        table
+            A CSV, TSV or Parquet file, or a DataFrame.
+        text
+            Column of the stimulus texts.
+        stimulus
+            Column of unique identifiers (default: a column ``item_id`` or ``stimulus`` if there is one).
+        rois
+            Response columns (default: every numeric column that is not named otherwise).
+        group
+            Column of labels that folds must not split (passage, run).
+        ceilings
+            ROI -> noise ceiling in Pearson r.
+        provenance
+            Citation, licence, ...
+        """
+        import pandas as pd
+
+        frame = table if isinstance(table, pd.DataFrame) else read_table(table)
+        where = "the table" if isinstance(table, pd.DataFrame) else str(table)
+
+        def need(name: str) -> str:
+            if name not in frame.columns:
+                close = near(name, frame.columns)
+                guess = f" Did you mean {close[0]!r}?" if close else ""
+                raise InputError(f"{where} has no column {name!r}.{guess} Columns: {listed(frame.columns)}")
+            return name
+
+        need(text)
+        label = stimulus or next((c for c in ("item_id", "stimulus") if c in frame.columns), None)
+        used = {text, need(label) if label else None, need(group) if group else None}
+        numeric = [str(c) for c in frame.columns if c not in used and pd.api.types.is_numeric_dtype(frame[c])]
+        columns = [need(roi) for roi in rois] if rois is not None else numeric
+        if not columns:
+            raise InputError(f"{where} has no numeric response column beside {text!r}. Columns: {listed(frame.columns)}")
+        for column in columns:
+            if not pd.api.types.is_numeric_dtype(frame[column]):
+                raise InputError(f"column {column!r} of {where} is not numeric")
+        fields: dict[str, Any] = {"group": frame[group].astype(str).to_numpy()} if group else {}
+        if label:
+            fields["stimulus"] = frame[label].astype(str).to_numpy()
+        empty = frame[text].isna() | (frame[text].astype(str).str.strip() == "")
+        if empty.any():
+            raise InputError(f"row {int(np.flatnonzero(empty)[0])} of {where} has an empty {text!r}: every stimulus needs text")
+        name = "table" if isinstance(table, pd.DataFrame) else Path(table).stem
+        stimuli = StimulusSet(frame[text].astype(str).tolist(), fields or None, name=name)
+        ceiling = np.array([(ceilings or {}).get(column, np.nan) for column in columns])
+        source = {} if isinstance(table, pd.DataFrame) else {"name": name, "file": Path(table).name}
+        return cls.from_arrays(
+            frame[columns].to_numpy(dtype=float),
+            stimuli,
+            roi=columns,
+            ceiling=ceiling,
+            provenance={**source, **(provenance or {})},
+        )
+
+    @property
+    def design(self) -> str:
+        """``"events"`` or ``"timeseries"``."""
+        return str(self.provenance.get("design", "events"))
+
+    @property
+    def stimuli(self) -> StimulusSet:
+        """The stimuli of the rows, to hand to `extract`."""
+        import pandas as pd
+
+        columns = {str(n): c.values for n, c in self.data.coords.items() if c.dims == ("stimulus",) and n != "text"}
+        fields = self.provenance.get("stimuli", {})
+        extra = {k: v for k, v in fields.items() if k not in ("name", "n_stimuli", "sha256")}
+        return StimulusSet(
+            self.labels("text").tolist(), pd.DataFrame(columns), name=fields.get("name", "stimuli"), provenance=extra
+        )
+
+    @property
+    def values(self) -> np.ndarray:
+        """Responses (stimulus, voxel), float64."""
+        return np.asarray(self.data["value"].values, dtype=np.float64)
+
+    @property
+    def rois(self) -> list[str]:
+        """The ROIs, in order of first appearance."""
+        return list(dict.fromkeys(self.labels("roi").tolist()))
+
+    @property
+    def subjects(self) -> list[str]:
+        """The subjects, in order of first appearance."""
+        return list(dict.fromkeys(self.labels("subject").tolist()))
+
+    def where(self, *, roi: str | Sequence[str] | None = None, subject: str | Sequence[str] | None = None) -> BrainResponses:
+        """Return the voxels of some ROIs and subjects; an unknown name is answered with near names."""
+        keep = np.ones(self.data.sizes["voxel"], dtype=bool)
+        for axis, wanted, known in (("roi", roi, self.rois), ("subject", subject, self.subjects)):
+            if wanted is None:
+                continue
+            names = [wanted] if isinstance(wanted, str) else list(wanted)
+            for name in names:
+                if name not in known:
+                    raise unknown(axis if axis == "subject" else "ROI", name, known)
+            keep &= np.isin(self.labels(axis), names)
+        if not keep.any():
+            raise InputError(f"no voxel is in roi={roi!r} and subject={subject!r}")
+        return BrainResponses(self.data.isel(voxel=np.flatnonzero(keep)))
+
+    def summary(self) -> pd.DataFrame:
+        """Return one row an ROI: subjects, voxels, mean noise ceiling, voxels with missing or constant values."""
+        import pandas as pd
+
+        values, rows = self.values, []
+        for roi in self.rois:
+            inside = self.labels("roi") == roi
+            part = values[:, inside]
+            ceiling = self.data["ceiling"].values[inside]
+            rows.append(
+                {
+                    "roi": roi,
+                    "n_subjects": len(set(self.labels("subject")[inside].tolist())),
+                    "n_voxels": int(inside.sum()),
+                    "ceiling": float(np.nanmean(ceiling)) if np.isfinite(ceiling).any() else np.nan,
+                    "n_unusable_voxels": int((~np.isfinite(part).all(axis=0) | (np.ptp(part, axis=0) == 0)).sum()),
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a CSV, TSV or Parquet table; say plainly what is wrong with anything else.
+
+    Raises
+    ------
+    DataFileError
+        The file is missing, or is no table (a brain image, a broken encoding, ragged rows).
+    """
+    import pandas as pd
+
+    source = Path(path)
+    if any(source.name.lower().endswith(ending) for ending in BRAIN_IMAGES):
+        raise DataFileError(
+            f"{source} is a brain image; a table was expected (CSV, TSV or Parquet: one row a stimulus, a text column, "
+            "one numeric column an ROI). Average the image inside ROIs first, for instance with nilearn's NiftiLabelsMasker"
+        )
+    if not source.is_file():
+        beside = sorted(p.name for p in source.parent.glob("*.*sv")) if source.parent.is_dir() else []
+        raise DataFileError(f"no table {source}. Tables in that directory: {listed(beside)}")
+    try:
+        if source.suffix == ".parquet":
+            return pd.read_parquet(source)
+        if source.suffix not in TABLE_READERS:
+            raise DataFileError(f"{source} is no table topobrain reads: expected {listed([*TABLE_READERS, '.parquet'])}")
+        return pd.read_csv(source, sep=TABLE_READERS[source.suffix])
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataFileError(f"{source} cannot be read as a table: {error}") from error
