@@ -1,0 +1,153 @@
+"""Bootstrap intervals and permutation nulls of cross-validated correlations, as matrix products."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from topobrain._checks import InputError, require_choice
+from topobrain.stats.correlation import unit_norm
+from topobrain.stats.folds import Folds, duplicate_groups
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+VOXEL_TILE = 2048
+
+
+def _regions(roi: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return weights (voxel, region) averaging usable voxels, and the number of regions."""
+    n_regions = int(roi.max()) + 1
+    weights = (roi[:, None] == np.arange(n_regions)) & usable[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        average: np.ndarray = weights / weights.sum(axis=0)
+    return average, n_regions
+
+
+def bootstrap_correlation(
+    prediction: Float[np.ndarray, "stimulus voxel"],
+    target: Float[np.ndarray, "stimulus voxel"],
+    folds: Folds,
+    roi: Int[np.ndarray, " voxel"],
+    *,
+    n_bootstrap: int = 1000,
+    blocks: Int[np.ndarray, " stimulus"] | None = None,
+    seed: int = 0,
+) -> Float[np.ndarray, "bootstrap roi"]:
+    """Resample stimuli to see how far the mean score of a region could lie.
+
+    Stimuli (or whole blocks of them) are drawn with replacement inside each test fold; every draw gives Pearson r of
+    every voxel and fold, averaged over folds and over the voxels of a region. Predictions are not refitted, so the
+    interval covers the sampling of test stimuli, not of training stimuli.
+
+    Parameters
+    ----------
+    prediction
+        Held-out predictions (stimulus, voxel); rows never tested may be NaN.
+    target
+        Responses (stimulus, voxel).
+    folds
+        The outer folds behind the predictions.
+    roi
+        Region number of each voxel, 0, 1, ...
+    n_bootstrap
+        Number of draws.
+    blocks
+        Rows with equal numbers are drawn together (groups, duplicates, stretches of a time series).
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    array (bootstrap, roi)
+        NaN for a region without usable voxels.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.arange(len(target)) if blocks is None else np.asarray(blocks)
+    counts = []
+    for _, test in folds:
+        codes = duplicate_groups(labels[test].tolist())
+        n_blocks = int(codes.max()) + 1
+        drawn = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=n_bootstrap)
+        counts.append(drawn[:, codes].astype(np.float64))
+    tested = np.concatenate([test for _, test in folds])
+    usable = np.isfinite(target[tested]).all(axis=0) & np.isfinite(prediction[tested]).all(axis=0)
+    average, n_regions = _regions(roi, usable)
+    score = np.zeros((n_bootstrap, n_regions))
+    for start in range(0, target.shape[1], VOXEL_TILE):
+        tile = np.arange(start, min(start + VOXEL_TILE, target.shape[1]))
+        tile = tile[usable[tile]]
+        if tile.size == 0:
+            continue
+        r = np.zeros((n_bootstrap, tile.size))
+        for (_, test), count in zip(folds, counts, strict=True):
+            # centred first: sums of squares of raw values would cancel badly for responses with a large offset
+            p, y = (
+                values - values.mean(axis=0) for values in (prediction[np.ix_(test, tile)], target[np.ix_(test, tile)])
+            )
+            n = count.sum(axis=1, keepdims=True)
+            mean_p, mean_y = count @ p / n, count @ y / n
+            cov = count @ (p * y) / n - mean_p * mean_y
+            var = np.maximum(count @ (p * p) / n - mean_p**2, 0) * np.maximum(count @ (y * y) / n - mean_y**2, 0)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                r += np.where(var > 0, cov / np.sqrt(var), 0.0)
+        score += r / len(folds) @ average[tile]
+    score[:, np.isnan(average).any(axis=0)] = np.nan
+    return score
+
+
+def permutation_null(
+    prediction: Float[np.ndarray, "stimulus voxel"],
+    target: Float[np.ndarray, "stimulus voxel"],
+    folds: Folds,
+    roi: Int[np.ndarray, " voxel"],
+    *,
+    n_permutations: int = 1000,
+    scheme: Literal["stimuli", "circular"] = "stimuli",
+    seed: int = 0,
+) -> Float[np.ndarray, "permutation roi"]:
+    """Score held-out predictions against responses whose stimuli were exchanged inside each test fold.
+
+    The mean r of a region under a permutation is a sum of entries of the (stimulus x stimulus) product of normalised
+    responses and predictions, so a permutation costs a look-up instead of a pass over voxels.
+
+    Parameters
+    ----------
+    prediction, target, folds, roi, seed
+        As in `bootstrap_correlation`.
+    n_permutations
+        Number of permutations.
+    scheme
+        ``"stimuli"`` for independent stimuli; ``"circular"`` shifts each test fold round by a random number of rows and
+        so keeps the order within passages and time series.
+
+    Returns
+    -------
+    array (permutation, roi)
+        Null scores; NaN for a region without usable voxels.
+    """
+    require_choice("permutation scheme", scheme, ("stimuli", "circular"))
+    if n_permutations < 1:
+        raise InputError(f"n_permutations must be 1 or more, got {n_permutations}")
+    rng = np.random.default_rng(seed)
+    tested = np.concatenate([test for _, test in folds])
+    usable = np.isfinite(target[tested]).all(axis=0) & np.isfinite(prediction[tested]).all(axis=0)
+    average, n_regions = _regions(roi, usable)
+    null = np.zeros((n_permutations, n_regions))
+    for _, test in folds:
+        n = len(test)
+        if scheme == "stimuli":
+            order = rng.permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
+        else:
+            order = (np.arange(n) + rng.integers(1, n, size=(n_permutations, 1))) % n
+        for region in range(n_regions):
+            inside = np.flatnonzero((roi == region) & usable)
+            if inside.size == 0:
+                null[:, region] = np.nan
+                continue
+            product = (
+                unit_norm(target[np.ix_(test, inside)]) @ unit_norm(prediction[np.ix_(test, inside)]).T / inside.size
+            )
+            null[:, region] += product[order, np.arange(n)].sum(axis=1) / len(folds)
+    return null
