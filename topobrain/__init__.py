@@ -38,7 +38,7 @@ _NAMES = {
 }
 _ROOMS = ("plot", "stats", "nn", "models", "data", "training", "testing", "report")
 
-__all__ = [*_NAMES, *_ROOMS, "__version__"]  # noqa: PLE0604
+__all__ = [*_NAMES, *_ROOMS, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

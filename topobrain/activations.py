@@ -31,7 +31,9 @@ def stimulus_coords(stimuli: StimulusSet) -> dict[str, tuple[str, np.ndarray]]:
     for name in stimuli.table.columns:
         if str(name) not in RESERVED:
             column = stimuli.table[name]
-            values = column.to_numpy() if column.dtype.kind in "iufb" else np.array([str(v) for v in column], dtype=object)
+            values = (
+                column.to_numpy() if column.dtype.kind in "iufb" else np.array([str(v) for v in column], dtype=object)
+            )
             coords[str(name)] = ("stimulus", values)
     return coords
 
@@ -139,7 +141,10 @@ class Activations(UnitResult):
         data = xr.Dataset(
             {"value": (("stimulus", "unit"), np.concatenate(list(arrays.values()), axis=1))},
             coords={**stimulus_coords(stimuli), **unit_coords(full)},
-            attrs={**sheets_attribute(full), **cls.attributes({"stimuli": stimuli_fields(stimuli), **(provenance or {})})},
+            attrs={
+                **sheets_attribute(full),
+                **cls.attributes({"stimuli": stimuli_fields(stimuli), **(provenance or {})}),
+            },
         )
         return cls(data)
 

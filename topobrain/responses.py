@@ -76,7 +76,9 @@ class BrainResponses(Result):
         values = np.asarray(values, dtype=np.float64)
         require_choice("design", design, ("events", "timeseries"))
         if values.ndim != 2 or len(values) != len(stimuli):
-            raise InputError(f"responses have shape {values.shape}, expected (stimulus, voxel) with {len(stimuli)} stimuli")
+            raise InputError(
+                f"responses have shape {values.shape}, expected (stimulus, voxel) with {len(stimuli)} stimuli"
+            )
         if np.isinf(values).any():
             row, column = np.argwhere(np.isinf(values))[0]
             raise InputError(f"responses hold an infinite value at stimulus {stimuli.ids[row]!r}, voxel {column}")
@@ -154,7 +156,9 @@ class BrainResponses(Result):
         numeric = [str(c) for c in frame.columns if c not in used and pd.api.types.is_numeric_dtype(frame[c])]
         columns = [need(roi) for roi in rois] if rois is not None else numeric
         if not columns:
-            raise InputError(f"{where} has no numeric response column beside {text!r}. Columns: {listed(frame.columns)}")
+            raise InputError(
+                f"{where} has no numeric response column beside {text!r}. Columns: {listed(frame.columns)}"
+            )
         for column in columns:
             if not pd.api.types.is_numeric_dtype(frame[column]):
                 raise InputError(f"column {column!r} of {where} is not numeric")
@@ -163,7 +167,9 @@ class BrainResponses(Result):
             fields["stimulus"] = frame[label].astype(str).to_numpy()
         empty = frame[text].isna() | (frame[text].astype(str).str.strip() == "")
         if empty.any():
-            raise InputError(f"row {int(np.flatnonzero(empty)[0])} of {where} has an empty {text!r}: every stimulus needs text")
+            raise InputError(
+                f"row {int(np.flatnonzero(empty)[0])} of {where} has an empty {text!r}: every stimulus needs text"
+            )
         name = "table" if isinstance(table, pd.DataFrame) else Path(table).stem
         stimuli = StimulusSet(frame[text].astype(str).tolist(), fields or None, name=name)
         ceiling = np.array([(ceilings or {}).get(column, np.nan) for column in columns])
@@ -208,7 +214,9 @@ class BrainResponses(Result):
         """The subjects, in order of first appearance."""
         return list(dict.fromkeys(self.labels("subject").tolist()))
 
-    def where(self, *, roi: str | Sequence[str] | None = None, subject: str | Sequence[str] | None = None) -> BrainResponses:
+    def where(
+        self, *, roi: str | Sequence[str] | None = None, subject: str | Sequence[str] | None = None
+    ) -> BrainResponses:
         """Return the voxels of some ROIs and subjects; an unknown name is answered with near names."""
         keep = np.ones(self.data.sizes["voxel"], dtype=bool)
         for axis, wanted, known in (("roi", roi, self.rois), ("subject", subject, self.subjects)):
@@ -267,7 +275,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
         if source.suffix == ".parquet":
             return pd.read_parquet(source)
         if source.suffix not in TABLE_READERS:
-            raise DataFileError(f"{source} is no table topobrain reads: expected {listed([*TABLE_READERS, '.parquet'])}")
+            raise DataFileError(
+                f"{source} is no table topobrain reads: expected {listed([*TABLE_READERS, '.parquet'])}"
+            )
         return pd.read_csv(source, sep=TABLE_READERS[source.suffix])
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataFileError(f"{source} cannot be read as a table: {error}") from error

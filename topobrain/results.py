@@ -183,10 +183,14 @@ def load_result(path: str | os.PathLike[str], *, lazy: bool = False) -> Result:
             with data:
                 data = data.load()
     except (OSError, ValueError, KeyError) as error:
-        raise DataFileError(f"{source} is not a readable netCDF4 file (truncated, or another format): {error}") from error
+        raise DataFileError(
+            f"{source} is not a readable netCDF4 file (truncated, or another format): {error}"
+        ) from error
     kind = str(data.attrs.get("kind", ""))
     if kind not in KINDS:
-        raise InputError(f"{source} is a netCDF4 file but no topobrain result: its kind is {kind!r}, known: {listed(KINDS)}")
+        raise InputError(
+            f"{source} is a netCDF4 file but no topobrain result: its kind is {kind!r}, known: {listed(KINDS)}"
+        )
     module, name = KINDS[kind].split(":")
     cls: type[Result] = getattr(importlib.import_module(module), name)
     return cls(data)

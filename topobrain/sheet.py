@@ -112,14 +112,14 @@ class Sheet:
         """Column position of each unit, in the unit of ``spacing``; NaN without a layout."""
         if not self.has_layout:
             return np.full(self.n_units, np.nan)
-        return np.arange(self.n_units) % self.width * self.spacing
+        return np.asarray(np.arange(self.n_units) % self.width * self.spacing, dtype=float)
 
     @cached_property
     def y(self) -> Float[np.ndarray, " unit"]:
         """Row position of each unit (row 0 is drawn at the top), in the unit of ``spacing``; NaN without a layout."""
         if not self.has_layout:
             return np.full(self.n_units, np.nan)
-        return np.arange(self.n_units) // self.width * self.spacing
+        return np.asarray(np.arange(self.n_units) // self.width * self.spacing, dtype=float)
 
     def distances(self) -> Float[np.ndarray, "unit unit"]:
         """Return Euclidean distances between all units, the short way round on a torus. Unit of ``spacing``."""
@@ -129,7 +129,7 @@ class Sheet:
         if self.wrapped:
             gap_x = np.minimum(gap_x, self.width * self.spacing - gap_x)
             gap_y = np.minimum(gap_y, self.height * self.spacing - gap_y)
-        return np.hypot(gap_x, gap_y)
+        return np.asarray(np.hypot(gap_x, gap_y))
 
     def neighbours(self, kind: Literal["queen", "rook"] = "queen") -> csr_array:
         """Return the binary symmetric adjacency (unit, unit) as a sparse matrix.

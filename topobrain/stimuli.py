@@ -172,7 +172,9 @@ class Contrast:
             object.__setattr__(self, side, values)
         both = set(self.on) & set(self.off)
         if both:
-            raise InputError(f"contrast {self.name!r} has {sorted(both)} on both sides: it would compare it with itself")
+            raise InputError(
+                f"contrast {self.name!r} has {sorted(both)} on both sides: it would compare it with itself"
+            )
 
     def masks(self, labels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return boolean masks (stimulus,) of the on and the off side; both need at least two stimuli."""

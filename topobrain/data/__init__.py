@@ -1,0 +1,292 @@
+"""Data by name: stimuli, brain responses and text, each from a verified file, each with its source written on it.
+
+``list_data()`` shows every name. A path works wherever a name does. Importing this module loads neither pandas nor
+xarray: what reads a data set is imported when the data set is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topobrain._checks import InputError, UnknownNameError, listed, near, unknown
+from topobrain.store.files import fetch, find_manifest, status, store_directory
+from topobrain.store.manifest import Manifest, load_manifests
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from topobrain.responses import BrainResponses
+    from topobrain.stimuli import StimulusSet
+
+STIMULI = {
+    "langloc": "topobrain.data.langloc:load_langloc",
+    "swjn": "topobrain.data.langloc:load_swjn",
+    "elli": "topobrain.data.langloc:load_elli",
+    "moseley": "topobrain.data.langloc:load_moseley",
+    "blimp": "topobrain.data.blimp:load_blimp",
+    "tuckute2024": "topobrain.data.tuckute2024:load_stimuli",
+    "simulated-langloc": "topobrain.data.template_language:load_localizer",
+    "simulated-sentences": "topobrain.data.template_language:load_sentences",
+    "simulated-swjn": "topobrain.data.template_language:load_swjn",
+}
+"""Names `load_stimuli` knows, and what loads them."""
+
+RESPONSES = {
+    "tuckute2024": "topobrain.data.tuckute2024:load_responses",
+    "haxby2001": "topobrain.data.haxby:load_responses",
+    "alice": "topobrain.data.alice:load_responses",
+    "simulated": "topobrain.data.simulated_cohort:load_cohort",
+}
+"""Names `load_responses` knows, and what loads them."""
+
+TEXT = {
+    "brown": "topobrain.data.corpora:load_brown",
+    "wikitext2": "topobrain.data.corpora:load_wikitext2",
+    "tinyshakespeare": "topobrain.data.corpora:load_tinyshakespeare",
+    "imdb": "topobrain.data.corpora:load_imdb",
+    "abc": "topobrain.data.corpora:load_abc",
+    "webtext": "topobrain.data.corpora:load_webtext",
+    "inaugural": "topobrain.data.corpora:load_inaugural",
+    "state_union": "topobrain.data.corpora:load_state_union",
+    "movie_reviews": "topobrain.data.corpora:load_movie_reviews",
+    "simulated-text": "topobrain.data.template_language:load_text",
+}
+"""Names `load_text` knows, and what loads them."""
+
+GENERATED = {
+    "simulated-langloc": "Simulated language localizer of the template language",
+    "simulated-sentences": "Simulated sentences of the template language",
+    "simulated-swjn": "Simulated sentences, word lists, Jabberwocky, nonwords",
+    "simulated": "Simulated cohort of brain responses",
+    "simulated-text": "Simulated text of the template language",
+}
+"""Names that need no file, and their titles."""
+
+_REGISTRIES = {"load_stimuli": STIMULI, "load_responses": RESPONSES, "load_text": TEXT}
+_LIST_HINT = "`topobrain data list` shows them all."
+
+
+def load_stimuli(name_or_path: str | os.PathLike[str], **options: Any) -> StimulusSet:
+    """Load a stimulus set by name, or from a file of one's own.
+
+    Parameters
+    ----------
+    name_or_path
+        A registered name (``"langloc"``), or a path: a CSV or TSV with one row a stimulus, whose other columns become
+        the table (``condition``, ``group``, ``stimulus`` for the identifiers, ...), or a ``.txt`` with one stimulus a
+        line.
+    **options
+        Of the data set's loader; for a table ``text="sentence"``, the column of the stimulus texts.
+
+    Returns
+    -------
+    StimulusSet
+        Stimuli in the order of the file, with licence and citation in ``provenance``.
+
+    Raises
+    ------
+    UnknownNameError
+        No such name; near names are offered.
+    DataFileError
+        The file is missing or not the right one.
+    InputError
+        The file lacks the text column, holds an empty stimulus, or an option is not known.
+    """
+    path = _as_path(name_or_path, STIMULI)
+    if path is not None:
+        from topobrain.data.tables import read_stimuli
+
+        loaded: StimulusSet = _call(read_stimuli, f"stimuli from {path}", options, path)
+        return loaded
+    loaded = _load("stimulus set", str(name_or_path), STIMULI, options)
+    return loaded
+
+
+def load_responses(name_or_path: str | os.PathLike[str], **options: Any) -> BrainResponses:
+    """Load brain responses by name, or from a file of one's own.
+
+    Parameters
+    ----------
+    name_or_path
+        A registered name (``"tuckute2024"``), or a path: a ``.nc`` file saved by topobrain, or a table with one row a
+        stimulus and one numeric column an ROI (CSV, TSV, Parquet).
+    **options
+        Of the data set's loader; for a table those of `BrainResponses.from_table` (``text``, ``rois``, ``group``, ...).
+
+    Returns
+    -------
+    BrainResponses
+        ``value (stimulus, voxel)``, with subject, ROI and, where it is known, the noise ceiling of each voxel.
+
+    Raises
+    ------
+    UnknownNameError
+        No such name; near names are offered.
+    DataFileError
+        The file is missing or not the right one, or is a brain image.
+    InputError
+        The file is a result of another kind, the table lacks a column, or an option is not known.
+    """
+    path = _as_path(name_or_path, RESPONSES)
+    if path is None:
+        loaded: BrainResponses = _load("set of brain responses", str(name_or_path), RESPONSES, options)
+        return loaded
+    from topobrain.responses import BrainResponses
+    from topobrain.results import load_result
+
+    if path.suffix == ".nc":
+        if options:
+            raise InputError(f"a saved result takes no options, got {listed(options)} for {path}")
+        result = load_result(path)
+        if not isinstance(result, BrainResponses):
+            raise InputError(f"{path} holds a result of kind {result.kind!r}, expected brain responses")
+        return result
+    loaded = _call(BrainResponses.from_table, f"responses from {path}", options, path)
+    return loaded
+
+
+def load_text(name: str, **options: Any) -> list[str]:
+    """Load a text corpus by name.
+
+    Parameters
+    ----------
+    name
+        A registered name (``"brown"``).
+    **options
+        Of the corpus' loader (``"imdb"`` takes ``split="train"``).
+
+    Returns
+    -------
+    list of str
+        Non-empty documents in the order of the file. A document is what stands between two blank lines (a Brown
+        sample, a news item, a film review, a paragraph of WikiText, a speech in a play); its inner line breaks are
+        kept, blanks at its ends are not.
+
+    Raises
+    ------
+    UnknownNameError
+        No such name; near names are offered.
+    DataFileError
+        The file is missing or not the right one.
+    """
+    loaded: list[str] = _load("text corpus", str(name), TEXT, options)
+    return loaded
+
+
+def list_data() -> pd.DataFrame:
+    """Return one row for each name that can be loaded, and for each data set that is only a folder of files.
+
+    Returns
+    -------
+    DataFrame
+        ``name``, ``kind`` (what loads it: ``stimuli``, ``responses``, ``text``; several joined by a comma), ``access``,
+        ``status`` (of its files in the store: ``verified``, ``missing``, ``incomplete``, ``altered``; ``generated``
+        where there are none), ``n_files``, ``megabytes`` (1e6 bytes), ``licence``, ``title``.
+
+    Raises
+    ------
+    DataFileError
+        ``TOPOBRAIN_DATA`` names no folder, or a file in it cannot be read.
+    """
+    import pandas as pd
+
+    kinds: dict[str, list[str]] = {}
+    for verb, registry in _REGISTRIES.items():
+        for name in registry:
+            kinds.setdefault(name, []).append(verb.removeprefix("load_"))
+    manifests = load_manifests()
+    rows = [_row(name, ", ".join(kinds[name])) for name in kinds]
+    rows += [_row(name, manifest.kind) for name, manifest in manifests.items() if not manifest.provides]
+    return pd.DataFrame(rows)
+
+
+def _row(name: str, kind: str) -> dict[str, Any]:
+    """Return one line of `list_data`."""
+    if name in GENERATED:
+        return {
+            "name": name,
+            "kind": kind,
+            "access": "generated",
+            "status": "generated",
+            "n_files": 0,
+            "megabytes": 0.0,
+            "licence": "BSD-3-Clause",  # made by topobrain, under its own licence
+            "title": GENERATED[name],
+        }
+    manifest, _ = find_manifest(name)
+    part = next((part for part in manifest.provides if part.name == name), None)
+    paths = manifest.paths(name if part else None)
+    return {
+        "name": name,
+        "kind": kind,
+        "access": manifest.access,
+        "status": status(manifest, paths).state,
+        "n_files": len(paths),
+        "megabytes": round(sum(file.bytes for file in manifest.files if file.path in set(paths)) / 1e6, 3),
+        "licence": (part.licence if part else None) or manifest.licence,
+        "title": part.title if part else manifest.title,
+    }
+
+
+def _as_path(given: str | os.PathLike[str], registry: Mapping[str, str]) -> Path | None:
+    """Return the argument as a path if it is one or looks like one; a registered name is never a path."""
+    if isinstance(given, str) and given in registry:
+        return None
+    path = Path(given).expanduser()
+    if not isinstance(given, str) or path.suffix or os.sep in given or "/" in given or path.is_file():
+        return path
+    return None
+
+
+def _load(what: str, name: str, registry: Mapping[str, str], options: Mapping[str, Any]) -> Any:
+    """Import what loads a name and call it."""
+    if name not in registry:
+        verbs = [verb for verb, names in _REGISTRIES.items() if name in names]
+        if verbs:
+            raise UnknownNameError(f"{name!r} is no {what}: use {verbs[0]}({name!r}). {_LIST_HINT}")
+        # A near name may belong to another verb, but it is what the reader was looking for.
+        every = dict.fromkeys([*registry, *(known for names in _REGISTRIES.values() for known in names)])
+        elsewhere = [known for known in near(name, every) if known not in registry]
+        if elsewhere:
+            verb = next(verb for verb, names in _REGISTRIES.items() if elsewhere[0] in names)
+            raise unknown(what, name, every, f"({elsewhere[0]!r} is read with {verb}.) {_LIST_HINT}")
+        raise unknown(what, name, registry, _LIST_HINT)
+    module, attribute = registry[name].split(":")
+    return _call(getattr(importlib.import_module(module), attribute), repr(name), options)
+
+
+def _call(loader: Any, what: str, options: Mapping[str, Any], *given: Any) -> Any:
+    """Call a loader, answering an option it does not have in words instead of a TypeError."""
+    signature = inspect.signature(loader)
+    try:
+        signature.bind(*given, **options)
+    except TypeError as error:
+        accepted = list(signature.parameters)[len(given) :]
+        wrong = [name for name in options if name not in accepted]
+        guess = near(wrong[0], accepted) if wrong else []
+        hint = f" Did you mean {guess[0]!r}?" if guess else ""
+        raise InputError(f"cannot load {what}: {error}.{hint} Options: {listed(accepted)}") from error
+    return loader(*given, **options)
+
+
+__all__ = [
+    "GENERATED",
+    "RESPONSES",
+    "STIMULI",
+    "TEXT",
+    "Manifest",
+    "fetch",
+    "find_manifest",
+    "list_data",
+    "load_manifests",
+    "load_responses",
+    "load_stimuli",
+    "load_text",
+    "status",
+    "store_directory",
+]

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from topobrain.store.manifest import DataFile, Manifest, Part
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Folder of the real data sets; tests that need it are skipped where there is none."""
+    given = os.environ.get("TOPOBRAIN_DATA", "")
+    if not given:
+        pytest.skip("TOPOBRAIN_DATA is not set: the real data sets are not on this machine")
+    return Path(given)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store of its own."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    monkeypatch.setenv("TOPOBRAIN_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture
+def toy() -> Callable[..., Manifest]:
+    """Make the manifest of a data set ``toy`` from file contents: ``toy({"a.txt": b"..."}, url="http://...")``."""
+
+    def build(contents: dict[str, bytes], url: str | None = None, access: str = "public") -> Manifest:
+        files = tuple(
+            DataFile(path, hashlib.sha256(data).hexdigest(), len(data), f"{url}/{path}" if url else None)
+            for path, data in contents.items()
+        )
+        return Manifest(
+            name="toy",
+            title="Toy",
+            kind="text",
+            description="Toy files.",
+            origin="example.org/toy",
+            licence="CC0-toy",
+            citation="Nobody (2000)",
+            access=access,
+            simulated=False,
+            files=files,
+            provides=(Part("toy-text", ("*.txt",), "Toy text", stand_in="simulated-toy"),),
+        )
+
+    return build
+
+
+class Server:
+    """A web server on this machine: ``pages`` maps a path to its bytes, ``asked`` lists the paths asked for."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                page = outer.pages.get(self.path)
+                self.send_response(404 if page is None else 200)
+                self.end_headers()
+                self.wfile.write(page or b"")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    running = Server()
+    thread = threading.Thread(target=running.http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield running
+    running.http.shutdown()
+    thread.join()
+    running.http.server_close()

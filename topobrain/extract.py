@@ -1,0 +1,445 @@
+"""extract: a model's activations for a stimulus set. The only batching, pooling and caching in the library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from topobrain._checks import DataFileError, InputError, require_choice, unknown
+from topobrain.activations import Activations, sheets_attribute, stimuli_fields, stimulus_coords, unit_coords
+from topobrain.models.protocol import Model, Recording
+from topobrain.results import load_result
+from topobrain.sheet import Sheet
+from topobrain.stimuli import StimulusSet
+from topobrain.store.cache import VARIABLE as CACHE_VARIABLE
+from topobrain.store.cache import cache_directory
+
+Pooling = Literal["mean", "last", "word", "none"]
+Precision = Literal["float32", "bf16"]
+Progress = Callable[[int, int], None]
+
+SHARD_BYTES = 32 * 2**20
+"""Pooled activations are written in pieces of about this size: what an interruption can lose."""
+LAYOUT = 3
+"""Raised whenever batching or pooling change the numbers: older cache entries are then not used."""
+
+
+def extract(
+    model: Model,
+    stimuli: StimulusSet,
+    *,
+    layers: Sequence[str] | str | None = None,
+    pooling: Pooling = "mean",
+    precision: Precision = "float32",
+    batch_tokens: int = 2048,
+    cache: bool = True,
+    progress: Progress | None = None,
+) -> Activations:
+    """Record what a model's units do for each stimulus.
+
+    Stimuli run in batches of about equal length. Padding and special tokens never enter a pooled value.
+
+    Parameters
+    ----------
+    model
+        Anything with ``name``, ``sheets`` and ``record`` (see `topobrain.models.Model`).
+    stimuli
+        The stimuli; the result's rows keep their order.
+    layers
+        Layers to record (default, or ``"all"``: all), in the order wanted.
+    pooling
+        ``"mean"`` over the tokens of all words; ``"last"``: the last such token; ``"word"``: one row a word, the mean
+        of its tokens; ``"none"``: one row a token. The last two give rows ``s0000/0, s0000/1, ...`` with coordinates
+        ``sentence`` and ``word``.
+    precision
+        ``"bf16"`` runs the model in bfloat16 where it can: faster, correlates with float32 at .9999 or better.
+    batch_tokens
+        Tokens a batch, padding included; bounds memory.
+    cache
+        Keep the result on disk and reuse it. The key covers weights, code, encoded stimuli, layers and every option.
+        An interrupted run goes on where it stopped. A model without ``survey`` and ``weights_hash`` is not cached.
+    progress
+        Called with (stimuli done, stimuli in all) after every batch.
+
+    Returns
+    -------
+    Activations
+        ``value (stimulus, unit)`` float32. A cached result is read from disk layer by layer when it is used.
+
+    Raises
+    ------
+    UnknownNameError
+        A layer the model does not have; near names are offered.
+    InputError
+        Activations that are not finite, a model that breaks its contract, a stimulus it cannot read.
+    DataFileError
+        The cache cannot be written (full disk, no permission): what was done so far is kept and used next time.
+    """
+    chosen = _chosen_layers(model, layers)
+    require_choice("pooling", pooling, get_args(Pooling))
+    require_choice("precision", precision, get_args(Precision))
+    if batch_tokens < 1:
+        raise InputError(f"batch_tokens must be 1 or more, got {batch_tokens}")
+    options = {"layers": chosen, "pooling": pooling, "precision": precision, "batch_tokens": batch_tokens}
+    job = _Job.of(model, stimuli, options)
+    if not cache or job.key is None:
+        parts = [job.run(batch) for batch in job.batches(progress)]
+        return job.assemble(np.concatenate([p[0] for p in parts]), _joined([p[1] for p in parts]))
+    return _cached(job, cache_directory() / "activations", progress)
+
+
+def _chosen_layers(model: Model, layers: Sequence[str] | str | None) -> list[str]:
+    known = list(model.sheets)
+    if layers is None or layers == "all":
+        return known
+    names = [layers] if isinstance(layers, str) else list(layers)
+    if not names:
+        raise InputError(f"no layer was asked for; model {model.name!r} has {known}")
+    for name in names:
+        if name not in known:
+            raise unknown("layer", name, known, f"(in model {model.name!r})")
+    if len(set(names)) != len(names):
+        raise InputError(f"a layer was asked for twice: {names}")
+    return names
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Where each row comes from: position of its stimulus, and its word (or token) in it."""
+
+    stimulus: np.ndarray
+    part: np.ndarray
+    word: np.ndarray
+
+
+def _joined(rows: Sequence[_Rows]) -> _Rows:
+    fields = ("stimulus", "part", "word")
+    return _Rows(*(np.concatenate([getattr(r, field) for r in rows]) for field in fields))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One extraction: what to run, in which batches, under which cache key."""
+
+    model: Model
+    stimuli: StimulusSet
+    options: dict[str, Any]
+    order: np.ndarray
+    lengths: np.ndarray
+    key: str | None
+    provenance: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: Model, stimuli: StimulusSet, options: dict[str, Any]) -> _Job:
+        survey = model.survey(stimuli.items) if hasattr(model, "survey") else None
+        weights = model.weights_hash() if hasattr(model, "weights_hash") else None
+        if survey is None:
+            lengths = np.array([len(item.split()) if isinstance(item, str) else 1 for item in stimuli.items])
+        else:
+            lengths = np.asarray(survey.lengths)
+        device = str(getattr(model, "device", "cpu"))
+        sheets = {layer: model.sheets[layer].to_dict() for layer in options["layers"]}
+        key = None
+        if survey is not None and weights is not None:
+            fields = {
+                "layout": LAYOUT,
+                "options": options,
+                "model": model.name,
+                "weights": weights,
+                "stimuli": stimuli.digest(),
+                "encoded": survey.digest,
+                "table": hashlib.sha256(stimuli.table.to_json().encode()).hexdigest(),
+                "set": [stimuli.name, stimuli.provenance],
+                "sheets": sheets,
+                "device": device,
+                "versions": {name: version(name) for name in ("topobrain", "torch", "transformers", "numpy")},
+            }
+            key = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        provenance = {
+            "model": {"name": model.name, "weights_sha256": weights, **getattr(model, "provenance", {})},
+            "stimuli": stimuli_fields(stimuli),
+            "extraction": {**options, "device": device},
+        }
+        order = np.argsort(lengths, kind="stable")
+        return cls(model, stimuli, options, order, lengths, key, provenance)
+
+    @property
+    def n_units(self) -> int:
+        return sum(self.sheets[layer].n_units for layer in self.sheets)
+
+    @property
+    def sheets(self) -> dict[str, Sheet]:
+        return {layer: self.model.sheets[layer] for layer in self.options["layers"]}
+
+    def batch_list(self) -> list[np.ndarray]:
+        """Return positions of the stimuli of each batch, short stimuli first."""
+        batches: list[list[int]] = [[]]
+        for position in self.order.tolist():
+            longest = int(self.lengths[position])  # sorted, so the newest is the longest
+            if batches[-1] and longest * (len(batches[-1]) + 1) > self.options["batch_tokens"]:
+                batches.append([])
+            batches[-1].append(position)
+        return [np.array(batch) for batch in batches]
+
+    def batches(self, progress: Progress | None) -> Iterator[np.ndarray]:
+        done = 0
+        for batch in self.batch_list():
+            yield batch
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(self.stimuli))
+
+    def run(self, batch: np.ndarray) -> tuple[np.ndarray, _Rows]:
+        """Record one batch and pool it: rows (row, unit) and where they come from."""
+        import torch
+
+        layers = self.options["layers"]
+        device = torch.device(str(getattr(self.model, "device", "cpu")))
+        low = self.options["precision"] == "bf16"
+        with torch.autocast(device.type, dtype=torch.bfloat16) if low else nullcontext():
+            try:
+                recording = self.model.record([self.stimuli.items[i] for i in batch], layers)
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                raise InputError(
+                    f"out of memory with a batch of {len(batch)} stimuli of up to {int(self.lengths[batch].max())} tokens on "
+                    f"{device}: use a smaller batch_tokens (now {self.options['batch_tokens']})"
+                ) from error
+        self._check(recording, batch)
+        weights, rows = pooling_weights(np.asarray(recording.word), self.options["pooling"])
+        pooled = []
+        for layer in layers:
+            values = torch.as_tensor(recording.values[layer]).float()
+            # a token outside every word must not enter, not even as 0 x inf: padding may hold anything
+            inside = torch.as_tensor(np.asarray(recording.word) >= 0, device=values.device)
+            values = torch.where(inside[:, :, None], values, torch.zeros((), device=values.device))
+            pooled.append(_pool(values, weights, rows).cpu().numpy())
+        result = np.concatenate(pooled, axis=1).astype(np.float32, copy=False)
+        if not np.isfinite(result).all():
+            row, unit = np.argwhere(~np.isfinite(result))[0]
+            widths = np.cumsum([self.sheets[layer].n_units for layer in layers])
+            layer = layers[int(np.searchsorted(widths, unit, side="right"))]
+            label = self.stimuli.ids[batch[rows.stimulus[row]]]
+            raise InputError(f"layer {layer!r} of {self.model.name!r} is {result[row, unit]} for stimulus {label!r}")
+        return result, _Rows(batch[rows.stimulus], rows.part, rows.word)
+
+    def _check(self, recording: Recording, batch: np.ndarray) -> None:
+        word = np.asarray(recording.word)
+        if len(word) != len(batch):
+            raise InputError(f"model {self.model.name!r} recorded {len(word)} stimuli of a batch of {len(batch)}")
+        empty = np.flatnonzero(~(word >= 0).any(axis=1))
+        if empty.size:
+            label = self.stimuli.ids[batch[empty[0]]]
+            raise InputError(f"model {self.model.name!r} gave no token of a word for stimulus {label!r}")
+        for layer in self.options["layers"]:
+            if layer not in recording.values:
+                raise InputError(f"model {self.model.name!r} did not record layer {layer!r}, which its sheets list")
+            width, places = recording.values[layer].shape[2], self.sheets[layer].n_units
+            if width != places:
+                raise InputError(f"layer {layer!r} of {self.model.name!r} has {width} units, its sheet {places} places")
+
+    def assemble(self, values: np.ndarray, rows: _Rows) -> Activations:
+        """Put rows in the order of the stimuli and label them."""
+        import xarray as xr
+
+        order = np.lexsort((rows.part, rows.stimulus))
+        data = xr.Dataset(
+            {"value": (("stimulus", "unit"), values[order])}, coords=self.coords(rows, order), attrs=self.attrs()
+        )
+        return Activations(data)
+
+    def coords(self, rows: _Rows, order: np.ndarray) -> dict[str, Any]:
+        coords = stimulus_coords(self.stimuli)
+        if self.options["pooling"] in ("word", "none"):
+            source, part, word = rows.stimulus[order], rows.part[order], rows.word[order]
+            ids = np.array(self.stimuli.ids, dtype=object)[source]
+            coords = {name: (axis, values[source]) for name, (axis, values) in coords.items()}
+            coords["stimulus"] = (
+                "stimulus",
+                np.array([f"{i}/{p}" for i, p in zip(ids, part, strict=True)], dtype=object),
+            )
+            coords["sentence"] = ("stimulus", ids)
+            coords["word"] = ("stimulus", word)
+        return {**coords, **unit_coords(self.sheets)}
+
+    def attrs(self) -> dict[str, str]:
+        return {**sheets_attribute(self.sheets), **Activations.attributes(self.provenance)}
+
+
+def pooling_weights(word: np.ndarray, pooling: Pooling) -> tuple[np.ndarray, _Rows]:
+    """Return what each row takes from each token.
+
+    Parameters
+    ----------
+    word
+        int (stimulus, token), -1 for padding and special tokens.
+    pooling
+        See `extract`.
+
+    Returns
+    -------
+    weights, rows
+        Weights (row, token) that sum to one, and the rows' origin.
+    """
+    inside = word >= 0
+    if pooling == "mean":
+        weights, stimulus = inside / inside.sum(axis=1, keepdims=True), np.arange(len(word))
+        part = kept = np.zeros(len(word), dtype=int)
+    elif pooling == "last":
+        last = word.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)
+        weights, stimulus = np.eye(word.shape[1])[last], np.arange(len(word))
+        part = kept = np.zeros(len(word), dtype=int)
+    elif pooling == "none":
+        stimulus, token = np.nonzero(inside)
+        weights, kept = np.eye(word.shape[1])[token], word[stimulus, token]
+        part = np.concatenate([np.arange(n) for n in inside.sum(axis=1)])
+    else:
+        pairs = [(s, w) for s in range(len(word)) for w in np.unique(word[s][inside[s]]).tolist()]
+        stimulus, kept = np.array([s for s, _ in pairs]), np.array([w for _, w in pairs])
+        match = word[stimulus] == kept[:, None]
+        weights, part = match / match.sum(axis=1, keepdims=True), kept
+    return weights.astype(np.float32), _Rows(stimulus, part, kept)
+
+
+def _pool(values: Any, weights: np.ndarray, rows: _Rows) -> Any:
+    import torch
+
+    taken = torch.as_tensor(weights, device=values.device)
+    if len(taken) == len(values) and np.array_equal(rows.stimulus, np.arange(len(values))):
+        return torch.einsum("st,stu->su", taken, values)
+    pooled = [taken[rows.stimulus == s] @ values[s] for s in range(len(values))]
+    return torch.cat(pooled)
+
+
+def _cached(job: _Job, folder: Path, progress: Progress | None) -> Activations:
+    """Return the cached result, finishing or making it under a lock that other processes wait for."""
+    from filelock import FileLock
+
+    finished, pieces = folder / f"{job.key}.nc", folder / f"{job.key}.parts"
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{job.key}.lock")
+        with lock:
+            if not finished.is_file():
+                pieces.mkdir(exist_ok=True)
+                _write_pieces(job, pieces, progress)
+                _write_result(job, pieces, finished)
+                shutil.rmtree(pieces, ignore_errors=True)
+    result = load_result(finished, lazy=True)
+    if not isinstance(result, Activations):
+        raise DataFileError(f"{finished} is no activation file: delete it and run again")
+    return result
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataFileError:
+        raise
+    except OSError as error:
+        raise DataFileError(
+            f"cannot write the activation cache in {folder}: {error.strerror or error}. What was done so far is kept and "
+            f"used next time; set {CACHE_VARIABLE} to another folder, free space, or pass cache=False"
+        ) from error
+
+
+def _write_pieces(job: _Job, pieces: Path, progress: Progress | None) -> None:
+    """Run what is not yet on disk, a piece of several batches at a time; a piece appears whole or not at all."""
+    row_bytes = 4 * job.n_units
+    groups: list[list[np.ndarray]] = [[]]
+    for batch in job.batch_list():
+        n_rows = int(job.lengths[batch].sum()) if job.options["pooling"] in ("word", "none") else len(batch)
+        if groups[-1] and row_bytes * (n_rows + sum(len(b) for b in groups[-1])) > SHARD_BYTES:
+            groups.append([])
+        groups[-1].append(batch)
+    done = 0
+    for number, group in enumerate(groups):
+        path = pieces / f"{number:06d}.npz"
+        missing = not _readable(path)
+        parts = []
+        for batch in group:
+            if missing:
+                parts.append(job.run(batch))
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(job.stimuli))
+        if missing:
+            rows = _joined([p[1] for p in parts])
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+            try:
+                with temporary.open("wb") as stream:
+                    values = np.concatenate([p[0] for p in parts])
+                    np.savez(stream, values=values, stimulus=rows.stimulus, part=rows.part, word=rows.word)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with np.load(path, allow_pickle=False) as piece:
+            return set(piece.files) == {"values", "stimulus", "part", "word"}
+    except (OSError, ValueError, EOFError):
+        return False
+    except Exception as error:  # zipfile's BadZipFile is no OSError
+        if type(error).__name__ == "BadZipFile":
+            return False
+        raise
+
+
+def _write_result(job: _Job, pieces: Path, finished: Path) -> None:
+    """Stream the pieces into one netCDF4 file, rows in the order of the stimuli, never holding more than a piece."""
+    import h5netcdf
+    import xarray as xr
+
+    paths = sorted(pieces.glob("[0-9]*.npz"))
+    origins = []
+    for path in paths:
+        with np.load(path, allow_pickle=False) as piece:
+            origins.append(_Rows(piece["stimulus"], piece["part"], piece["word"]))
+    rows = _joined(origins)
+    order = np.lexsort((rows.part, rows.stimulus))
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    temporary = finished.with_name(f".{finished.name}.{os.getpid()}.part")
+    try:
+        labels = xr.Dataset(coords=job.coords(rows, order), attrs={**job.attrs(), "kind": Activations.kind})
+        labels.to_netcdf(temporary, engine="h5netcdf")
+        with h5netcdf.File(temporary, "a") as file:
+            shape = (len(order), job.n_units)
+            chunks = (min(shape[0], 256), min(shape[1], 1024))
+            value = file.create_variable("value", ("stimulus", "unit"), np.float32, chunks=chunks)
+            value.attrs["coordinates"] = " ".join(n for n in labels.coords if n not in ("stimulus", "unit"))
+            start = 0
+            for path in paths:
+                with np.load(path, allow_pickle=False) as piece:
+                    values = piece["values"]
+                target = place[start : start + len(values)]
+                values = values[np.argsort(target, kind="stable")]
+                for begin, end, at in _runs(target):
+                    value[at : at + end - begin] = values[begin:end]
+                start += len(values)
+        os.replace(temporary, finished)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _runs(target: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Yield (begin, end, place) for stretches of sorted targets that are consecutive: one write each."""
+    ordered = np.sort(target)
+    breaks = np.flatnonzero(np.diff(ordered) != 1) + 1
+    edges = [0, *breaks.tolist(), len(ordered)]
+    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        yield begin, end, int(ordered[begin])

@@ -1,0 +1,258 @@
+"""TorchModel: any `torch.nn.Module` as a model, recorded by the dotted paths of its modules."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from topobrain._checks import InputError, unknown
+from topobrain.models.protocol import Recording, Survey
+from topobrain.sheet import Sheet
+
+INPUT = ":input"
+"""Suffix of a path that records what goes into a module instead of what comes out."""
+
+SURVEY_CHUNK = 1024
+
+
+class Encoded(NamedTuple):
+    """One batch ready for a module.
+
+    Attributes
+    ----------
+    inputs
+        Keyword arguments of the module's forward, or one tensor passed as its first argument; first axis = stimulus.
+    word
+        int (stimulus, token): word number of each token, -1 for padding and special tokens.
+    """
+
+    inputs: Mapping[str, Tensor] | Tensor
+    word: np.ndarray
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device to compute on: ``"auto"`` takes CUDA, then MPS, then the CPU."""
+    if str(device) != "auto":
+        try:
+            chosen = torch.device(device)
+            torch.empty(0, device=chosen)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        return chosen
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+class TorchModel:
+    """A torch module that can be recorded.
+
+    Parameters
+    ----------
+    name
+        Name used in titles and provenance.
+    module
+        Any `torch.nn.Module`.
+    encode
+        Stimuli -> `Encoded` (or a plain ``(inputs, word)`` pair). Padding must be on the right and masked in ``inputs``.
+    sheets
+        Layer -> sheet, in depth order. A layer is the dotted path of a submodule (``"blocks.0.attention.query"``) whose
+        output is recorded; ``"blocks.0:input"`` records its input.
+    paths
+        Layer -> dotted path, for layers that should carry another name than their path.
+    device
+        ``"auto"`` (CUDA, MPS, else CPU) or a torch device.
+
+    Examples
+    --------
+    >>> def encode(texts):
+    ...     lengths = [len(t.split()) for t in texts]
+    ...     word = np.array([[w if w < n else -1 for w in range(max(lengths))] for n in lengths])
+    ...     ids = torch.tensor([[min(len(w), 9) for w in t.split()] + [0] * (word.shape[1] - n)
+    ...                         for t, n in zip(texts, lengths)])
+    ...     return Encoded(ids, word)
+    >>> model = TorchModel("word lengths", nn.Sequential(nn.Embedding(10, 6)), encode, {"0": Sheet.grid(2, 3)})
+    >>> tuple(model.record(["a small dog", "cats"], ["0"]).values["0"].shape)
+    (2, 3, 6)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        encode: Callable[[Sequence[Any]], Encoded | tuple[Any, np.ndarray]],
+        sheets: Mapping[str, Sheet],
+        *,
+        paths: Mapping[str, str] | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        if not sheets:
+            raise InputError(f"model {name!r} needs at least one recordable layer in `sheets`")
+        self.name = name
+        self.encode = encode
+        self.sheets: dict[str, Sheet] = dict(sheets)
+        self.paths = {layer: (paths or {}).get(layer, layer) for layer in self.sheets}
+        known = [path for path, _ in module.named_modules() if path]
+        for layer, path in self.paths.items():
+            if path.removesuffix(INPUT) not in known:
+                raise unknown(f"module path of layer {layer!r}", path, known, f"(in {type(module).__name__})")
+        self.device = pick_device(device)
+        self.module = module.to(self.device)
+
+    def __repr__(self) -> str:
+        n = sum(p.numel() for p in self.module.parameters())
+        return f"TorchModel({self.name!r}, {len(self.sheets)} layers, {n:,} parameters, on {self.device})"
+
+    def encoded(self, stimuli: Sequence[Any]) -> Encoded:
+        """Return a batch of stimuli encoded, on the CPU, with shapes checked."""
+        inputs, word = self.encode(stimuli)
+        word = np.asarray(word)
+        if word.ndim != 2 or len(word) != len(stimuli):
+            raise InputError(
+                f"encode of {self.name!r} gave `word` of shape {word.shape} for {len(stimuli)} stimuli: expected "
+                "(stimulus, token)"
+            )
+        return Encoded(inputs, word)
+
+    def record(self, stimuli: Sequence[Any], layers: Sequence[str]) -> Recording:
+        """Return the activations of some layers for a batch, as float32 tensors on the model's device.
+
+        Raises
+        ------
+        UnknownNameError
+            A layer that is not recordable.
+        InputError
+            A layer whose output does not fit its sheet or the tokens.
+        """
+        for layer in layers:
+            if layer not in self.sheets:
+                raise unknown("layer", layer, self.sheets, f"(in model {self.name!r})")
+        inputs, word = self.encoded(stimuli)
+        caught: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(_evaluating(self.module))
+            stack.enter_context(_hooked(self.module, {layer: self.paths[layer] for layer in layers}, caught))
+            if isinstance(inputs, Tensor):
+                self.module(inputs.to(self.device))
+            else:
+                self.module(**{key: value.to(self.device) for key, value in inputs.items()})
+        missing = [layer for layer in layers if layer not in caught]
+        if missing:
+            raise InputError(f"layer {missing[0]!r} of {self.name!r} was not reached in the forward pass")
+        return Recording({layer: self._shaped(layer, caught[layer], word) for layer in layers}, word)
+
+    def _shaped(self, layer: str, output: Tensor, word: np.ndarray) -> Tensor:
+        if word.shape[1] == 1:  # one token a stimulus (images, pooled vectors): every further axis is units
+            output = output.reshape(len(word), 1, -1)
+        if output.ndim != 3 or tuple(output.shape[:2]) != word.shape:
+            raise InputError(
+                f"layer {layer!r} of {self.name!r} gave shape {tuple(output.shape)}; expected (stimulus, token, unit) = "
+                f"({word.shape[0]}, {word.shape[1]}, {self.sheets[layer].n_units})"
+            )
+        if output.shape[2] != self.sheets[layer].n_units:
+            raise InputError(
+                f"layer {layer!r} of {self.name!r} has {output.shape[2]} units, its sheet has "
+                f"{self.sheets[layer].n_units} places; Sheet.for_width({output.shape[2]}) would fit"
+            )
+        return output.float()
+
+    def survey(self, stimuli: Sequence[Any]) -> Survey:
+        """Return the number of tokens of each stimulus and a hash of the encoded stimuli."""
+        sha, lengths = hashlib.sha256(), []
+        for start in range(0, len(stimuli), SURVEY_CHUNK):
+            inputs, word = self.encoded(stimuli[start : start + SURVEY_CHUNK])
+            named = {"": inputs} if isinstance(inputs, Tensor) else inputs
+            for key in sorted(named):
+                sha.update(f"{key}{tuple(named[key].shape)}{named[key].dtype}".encode())
+                sha.update(_bytes(named[key]))
+            sha.update(word.astype(np.int64).tobytes())
+            lengths.append(np.where(word >= 0, np.arange(1, word.shape[1] + 1), 1).max(axis=1))
+        return Survey(np.concatenate(lengths), sha.hexdigest())
+
+    def weights_hash(self) -> str:
+        """Return a hash of everything in the module that changes the numbers: weights, buffers, structure, code."""
+        sha = hashlib.sha256()
+        tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        for key in sorted(tensors):
+            sha.update(f"{key}{tuple(tensors[key].shape)}{tensors[key].dtype}".encode())
+            sha.update(_bytes(tensors[key]))
+        sha.update(repr(self.module).encode())
+        sha.update(repr(sorted(self.paths.items())).encode())
+        sha.update(repr(getattr(self.module, "config", "")).encode())
+        for cls in sorted({type(part) for part in self.module.modules()}, key=lambda c: (c.__module__, c.__qualname__)):
+            sha.update(f"{cls.__module__}.{cls.__qualname__}".encode() + _code(cls))
+        return sha.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    plain = tensor.detach().cpu().contiguous()
+    return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+
+
+def _code(cls: type) -> bytes:
+    """Return what identifies the code of a module class; library classes are covered by the library's version."""
+    root = cls.__module__.split(".")[0]
+    if root in ("torch", "transformers"):
+        version: str = __import__(root).__version__
+        return version.encode()
+    try:
+        return inspect.getsource(cls).encode()
+    except (OSError, TypeError):  # typed into an interpreter: fall back on the compiled forward
+        code = getattr(getattr(cls, "forward", None), "__code__", None)
+        return b"" if code is None else code.co_code + repr(code.co_consts).encode() + repr(code.co_names).encode()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch dropout and the like off, and restore every submodule's own mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextmanager
+def _hooked(module: nn.Module, paths: Mapping[str, str], caught: dict[str, Tensor]) -> Iterator[None]:
+    handles = []
+
+    def keep(layer: str, value: Any) -> None:
+        while isinstance(value, list | tuple):
+            value = value[0]
+        if isinstance(value, Mapping):
+            value = next(iter(value.values()))
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"layer {layer!r} gave a {type(value).__name__}, expected a tensor (or a tuple that starts with one)"
+            )
+        caught[layer] = value
+
+    try:
+        for layer, path in paths.items():
+            part = module.get_submodule(path.removesuffix(INPUT))
+            if path.endswith(INPUT):
+
+                def before(_: nn.Module, args: Any, kwargs: Any, layer: str = layer) -> None:
+                    keep(layer, args if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None)))
+
+                handles.append(part.register_forward_pre_hook(before, with_kwargs=True))
+            else:
+
+                def after(_: nn.Module, args: Any, output: Any, layer: str = layer) -> None:
+                    keep(layer, output)
+
+                handles.append(part.register_forward_hook(after))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,195 @@
+"""The tiny Topoformer and its non-topographic twin, trained where they are needed and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from topobrain._checks import DataFileError, InputError
+from topobrain.data import load_text
+from topobrain.models.huggingface import initialise
+from topobrain.models.topoformer import (
+    Topoformer,
+    TopoformerConfig,
+    is_topoformer,
+    load_topoformer,
+    save_topoformer,
+)
+from topobrain.models.torch_model import TorchModel
+from topobrain.results import load_result
+from topobrain.store import cache_directory
+from topobrain.training.loop import TrainingConfig, TrainingLog, train_masked_lm
+from topobrain.training.masking import train_tokenizer
+
+Progress = Callable[[str, int, int, float], None]
+
+LOG_FILE = "training.nc"
+N_HELD_OUT = 500
+MAX_TEXTS = 40000
+RECIPE = 1
+"""Raised when the recipe changes in a way its configuration does not show: older trained models are then not used."""
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """The tiny Topoformer pair.
+
+    Parameters
+    ----------
+    corpus
+        ``"simulated-text"`` (the template language) or the name of a corpus in the store, e.g. ``"brown"``.
+    vocab_size, width, ffn_width, max_length
+        Size; the width is a square number.
+    querying, reweighting
+        Area fractions of the topographic model's discs (the published one-layer values); its twin has neither.
+    training
+        Optimisation.
+    """
+
+    corpus: str = "simulated-text"
+    vocab_size: int = 1200
+    width: int = 400
+    ffn_width: int = 800
+    max_length: int = 128
+    querying: float = 0.1
+    reweighting: float = 0.3
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def digest(self) -> str:
+        """Return a short hash of the recipe and the library that runs it."""
+        fields = [RECIPE, asdict(self), version("torch"), version("tokenizers")]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def model_name(config: TinyConfig, topographic: bool) -> str:
+    """Return the name of one of the pair."""
+    corpus = "" if config.corpus == TinyConfig().corpus else f"-{config.corpus}"
+    return f"topoformer-tiny{corpus}" + ("" if topographic else "-control")
+
+
+def train_tiny_pair(
+    config: TinyConfig | None = None, *, device: str = "auto", progress: Progress | None = None
+) -> dict[str, Path]:
+    """Train the pair, or find it trained: name -> directory (topographic model first).
+
+    Both start from the same seed and see the same batches and masks. A finished model is kept in the cache under a
+    hash of its recipe; two processes never train or write the same one at once.
+    """
+    config = config or TinyConfig()
+    return {
+        model_name(config, topographic): _trained(config, topographic, device, progress)
+        for topographic in (True, False)
+    }
+
+
+def is_trained(config: TinyConfig, topographic: bool) -> bool:
+    """Whether the model is in the cache."""
+    return is_topoformer(_directory(config, topographic))
+
+
+def load_tiny(*, weights: str | None = None, device: str = "auto") -> TorchModel:
+    """Load the topographic model of the default pair, training it on first use (about a minute)."""
+    return _load(TinyConfig(), True, weights, device)
+
+
+def load_tiny_control(*, weights: str | None = None, device: str = "auto") -> TorchModel:
+    """Load the non-topographic twin of the default pair, training it on first use."""
+    return _load(TinyConfig(), False, weights, device)
+
+
+def load_log(directory: Path) -> TrainingLog:
+    """Read the training log beside a trained model."""
+    log = load_result(directory / LOG_FILE)
+    if not isinstance(log, TrainingLog):
+        raise DataFileError(f"{directory / LOG_FILE} is no training log")
+    return log
+
+
+def _load(config: TinyConfig, topographic: bool, weights: str | None, device: str) -> TorchModel:
+    return load_topoformer(_trained(config, topographic, device, _first_use), weights=weights, device=device)
+
+
+def _first_use(name: str, step: int, steps: int, loss: float) -> None:
+    if step == 1 or step % 100 == 0 or step == steps:
+        line = f"training {name} (first use only): step {step}/{steps}, loss {loss:.2f}"
+        end = "\r" if sys.stderr.isatty() and step < steps else "\n"
+        print(line, end=end, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _directory(config: TinyConfig, topographic: bool) -> Path:
+    return cache_directory() / "models" / f"{model_name(config, topographic)}-{config.digest()}"
+
+
+def _trained(config: TinyConfig, topographic: bool, device: str, progress: Progress | None) -> Path:
+    from filelock import FileLock
+
+    name, target = model_name(config, topographic), _directory(config, topographic)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_suffix(".lock")):
+            if is_topoformer(target):
+                return target
+            shutil.rmtree(target, ignore_errors=True)
+            try:
+                _train(config, name, topographic, part, device, progress)
+                os.replace(part, target)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except DataFileError:
+        raise
+    except OSError as error:
+        raise DataFileError(f"cannot keep the trained model in {target.parent}: {error.strerror or error}") from error
+    return target
+
+
+def corpus_texts(config: TinyConfig) -> tuple[list[str], list[str]]:
+    """Return training and held-out texts of a corpus, shuffled by the seed; repeated texts count once."""
+    texts = list(dict.fromkeys(load_text(config.corpus)))
+    if len(texts) < 2 * N_HELD_OUT:
+        raise InputError(f"corpus {config.corpus!r} has {len(texts)} texts, training needs at least {2 * N_HELD_OUT}")
+    order = np.random.default_rng(config.training.seed).permutation(len(texts))[: MAX_TEXTS + N_HELD_OUT]
+    chosen = [texts[i] for i in order]
+    return chosen[N_HELD_OUT:], chosen[:N_HELD_OUT]
+
+
+def _train(
+    config: TinyConfig, name: str, topographic: bool, target: Path, device: str, progress: Progress | None
+) -> None:
+    texts, held_out = corpus_texts(config)
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    shape = TopoformerConfig(
+        vocab_size=len(tokenizer),
+        width=config.width,
+        ffn_width=config.ffn_width,
+        max_length=config.max_length,
+        querying=config.querying if topographic else None,
+        reweighting=config.reweighting if topographic else None,
+    )
+    module = initialise(lambda: Topoformer(shape), f"untrained:{config.training.seed}")
+    if not isinstance(module, Topoformer):
+        raise InputError("the recipe did not build a Topoformer")
+    simulated = config.corpus == TinyConfig().corpus
+    log = train_masked_lm(
+        module, tokenizer, texts, held_out, config.training, name=name, device=device,
+        provenance={"corpus": {"name": config.corpus, "n_texts": len(texts), "simulated": simulated}},
+        progress=None if progress is None else lambda step, steps, loss: progress(name, step, steps, loss),
+    )  # fmt: skip
+    save_topoformer(target, name, module, tokenizer)
+    log.save(target / LOG_FILE)
+
+
+def tiny_for(corpus: str, *, steps: int | None = None) -> TinyConfig:
+    """Return the pair's configuration for a corpus; real text gets a larger vocabulary."""
+    base = TinyConfig()
+    config = base if corpus == base.corpus else replace(base, corpus=corpus, vocab_size=8000)
+    return config if steps is None else replace(config, training=replace(config.training, steps=steps))
