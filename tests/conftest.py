@@ -89,3 +89,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     running.http.shutdown()
     thread.join()
     running.http.server_close()
+
+
+# Read when huggingface_hub is first imported, so it cannot wait for a fixture: no test may reach the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of this test session: nothing is read from, or left in, the user's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPOBRAIN_CACHE", str(folder))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield folder

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -154,11 +157,11 @@ class _Job:
             fields = {
                 "layout": LAYOUT,
                 "options": options,
-                "model": model.name,
+                "model": [model.name, getattr(model, "provenance", {})],
                 "weights": weights,
                 "stimuli": stimuli.digest(),
                 "encoded": survey.digest,
-                "table": hashlib.sha256(stimuli.table.to_json().encode()).hexdigest(),
+                "labels": [(name, v.dtype.str, repr(v.tolist())) for name, (_, v) in stimulus_coords(stimuli).items()],
                 "set": [stimuli.name, stimuli.provenance],
                 "sheets": sheets,
                 "device": device,
@@ -325,19 +328,33 @@ def _cached(job: _Job, folder: Path, progress: Progress | None) -> Activations:
     from filelock import FileLock
 
     finished, pieces = folder / f"{job.key}.nc", folder / f"{job.key}.parts"
+    lock = FileLock(folder / f"{job.key}.lock")
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{job.key}.lock")
-        with lock:
-            if not finished.is_file():
+        lock.acquire()
+    try:
+        if not _complete(finished):
+            with _writing(folder):
                 pieces.mkdir(exist_ok=True)
-                _write_pieces(job, pieces, progress)
-                _write_result(job, pieces, finished)
+            paths = _write_pieces(job, pieces, progress)
+            with _writing(folder):
+                _write_result(job, paths, finished)
                 shutil.rmtree(pieces, ignore_errors=True)
+    finally:
+        lock.release()
     result = load_result(finished, lazy=True)
     if not isinstance(result, Activations):
         raise DataFileError(f"{finished} is no activation file: delete it and run again")
     return result
+
+
+def _complete(finished: Path) -> bool:
+    """Whether the result is there and opens; one that a crash left damaged is made again."""
+    try:
+        load_result(finished, lazy=True).data.close()
+    except (DataFileError, InputError):
+        return False
+    return True
 
 
 @contextmanager
@@ -353,19 +370,22 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_pieces(job: _Job, pieces: Path, progress: Progress | None) -> None:
+def _write_pieces(job: _Job, pieces: Path, progress: Progress | None) -> list[Path]:
     """Run what is not yet on disk, a piece of several batches at a time; a piece appears whole or not at all."""
     row_bytes = 4 * job.n_units
     groups: list[list[np.ndarray]] = [[]]
+    filled = 0
     for batch in job.batch_list():
         n_rows = int(job.lengths[batch].sum()) if job.options["pooling"] in ("word", "none") else len(batch)
-        if groups[-1] and row_bytes * (n_rows + sum(len(b) for b in groups[-1])) > SHARD_BYTES:
+        if groups[-1] and row_bytes * (filled + n_rows) > SHARD_BYTES:
             groups.append([])
+            filled = 0
         groups[-1].append(batch)
+        filled += n_rows
     done = 0
-    for number, group in enumerate(groups):
-        path = pieces / f"{number:06d}.npz"
-        missing = not _readable(path)
+    paths = [pieces / f"{number:06d}.npz" for number in range(len(groups))]
+    for path, group in zip(paths, groups, strict=True):
+        missing = not _readable(path, np.concatenate(group))
         parts = []
         for batch in group:
             if missing:
@@ -374,37 +394,40 @@ def _write_pieces(job: _Job, pieces: Path, progress: Progress | None) -> None:
             if progress is not None:
                 progress(done, len(job.stimuli))
         if missing:
-            rows = _joined([p[1] for p in parts])
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-            try:
-                with temporary.open("wb") as stream:
-                    values = np.concatenate([p[0] for p in parts])
-                    np.savez(stream, values=values, stimulus=rows.stimulus, part=rows.part, word=rows.word)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with _writing(pieces.parent):
+                _write_piece(path, np.concatenate([p[0] for p in parts]), _joined([p[1] for p in parts]))
+    return paths
 
 
-def _readable(path: Path) -> bool:
+def _write_piece(path: Path, values: np.ndarray, rows: _Rows) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        with temporary.open("wb") as stream:
+            np.savez(stream, values=values, stimulus=rows.stimulus, part=rows.part, word=rows.word)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _readable(path: Path, stimuli: np.ndarray) -> bool:
+    """Whether a piece is there undamaged (its checksums hold) and holds these stimuli."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return False
         with np.load(path, allow_pickle=False) as piece:
-            return set(piece.files) == {"values", "stimulus", "part", "word"}
-    except (OSError, ValueError, EOFError):
+            return np.array_equal(np.unique(piece["stimulus"]), np.sort(stimuli))
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         return False
-    except Exception as error:  # zipfile's BadZipFile is no OSError
-        if type(error).__name__ == "BadZipFile":
-            return False
-        raise
 
 
-def _write_result(job: _Job, pieces: Path, finished: Path) -> None:
+def _write_result(job: _Job, paths: list[Path], finished: Path) -> None:
     """Stream the pieces into one netCDF4 file, rows in the order of the stimuli, never holding more than a piece."""
     import h5netcdf
     import xarray as xr
 
-    paths = sorted(pieces.glob("[0-9]*.npz"))
     origins = []
     for path in paths:
         with np.load(path, allow_pickle=False) as piece:
@@ -421,7 +444,7 @@ def _write_result(job: _Job, pieces: Path, finished: Path) -> None:
             shape = (len(order), job.n_units)
             chunks = (min(shape[0], 256), min(shape[1], 1024))
             value = file.create_variable("value", ("stimulus", "unit"), np.float32, chunks=chunks)
-            value.attrs["coordinates"] = " ".join(n for n in labels.coords if n not in ("stimulus", "unit"))
+            value.attrs["coordinates"] = " ".join(str(n) for n in labels.coords if n not in ("stimulus", "unit"))
             start = 0
             for path in paths:
                 with np.load(path, allow_pickle=False) as piece:
@@ -441,5 +464,5 @@ def _runs(target: np.ndarray) -> Iterator[tuple[int, int, int]]:
     ordered = np.sort(target)
     breaks = np.flatnonzero(np.diff(ordered) != 1) + 1
     edges = [0, *breaks.tolist(), len(ordered)]
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in itertools.pairwise(edges):
         yield begin, end, int(ordered[begin])

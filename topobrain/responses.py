@@ -170,6 +170,9 @@ class BrainResponses(Result):
             raise InputError(
                 f"row {int(np.flatnonzero(empty)[0])} of {where} has an empty {text!r}: every stimulus needs text"
             )
+        for roi in ceilings or {}:
+            if roi not in frame.columns:
+                raise unknown("ROI of ceilings", roi, columns)
         name = "table" if isinstance(table, pd.DataFrame) else Path(table).stem
         stimuli = StimulusSet(frame[text].astype(str).tolist(), fields or None, name=name)
         ceiling = np.array([(ceilings or {}).get(column, np.nan) for column in columns])
@@ -279,5 +282,5 @@ def read_table(path: str | Path) -> pd.DataFrame:
                 f"{source} is no table topobrain reads: expected {listed([*TABLE_READERS, '.parquet'])}"
             )
         return pd.read_csv(source, sep=TABLE_READERS[source.suffix])
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (ImportError, ValueError) as error:  # pandas' parse errors are ValueErrors; Parquet needs pyarrow
         raise DataFileError(f"{source} cannot be read as a table: {error}") from error

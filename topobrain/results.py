@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -27,7 +28,7 @@ KINDS = {
     "profile": "topobrain.selectivity:Profile",
     "topography": "topobrain.topography:Topography",
     "encoding": "topobrain.encoding:Encoding",
-    "training": "topobrain.training.loop:TrainingLog",
+    "training": "topobrain.training.log:TrainingLog",
 }
 """Result kinds and their classes, as strings: a class is imported when a file of its kind is opened."""
 
@@ -144,7 +145,8 @@ class Result:
         except OSError as error:
             raise DataFileError(f"cannot write {target}: {error.strerror or error}") from error
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the failure being reported may be that the directory is none
+                part.unlink(missing_ok=True)
         return target
 
     @classmethod

@@ -85,8 +85,8 @@ class Sheet:
             raise InputError(f"a sheet needs at least one unit, got {n_units}")
         root = math.isqrt(n_units)
         height = next(h for h in range(root, 0, -1) if n_units % h == 0)
-        if n_units // height > MAX_ASPECT * height and n_units > 1:
-            height = root
+        if n_units // height > MAX_ASPECT * height:
+            height = max(root, 2)
         return cls(n_units, height, -(-n_units // height), False, spacing)
 
     @classmethod

@@ -14,6 +14,12 @@ from topobrain.models.text_encoder import TextEncoder
 from topobrain.models.torch_model import INPUT, TorchModel
 from topobrain.sheet import Sheet
 
+COUNTS_FROM_PADDING = (
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer",
+    "data2vec-text", "ibert", "xmod",
+)  # fmt: skip
+"""Model types that number positions from the padding index on, so that fewer are left for tokens."""
+
 
 def wrap_transformer(
     name: str, module: nn.Module, tokenizer: Any, *, device: str | torch.device = "auto"
@@ -31,8 +37,8 @@ def wrap_transformer(
     n_blocks = int(text_config.num_hidden_layers)
     paths = {"embeddings": f"{blocks}.0{INPUT}", **{f"{blocks}.{i}": f"{blocks}.{i}" for i in range(n_blocks)}}
     limit = getattr(text_config, "max_position_embeddings", None)
-    if limit is not None and text_config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"):
-        limit -= int(text_config.pad_token_id) + 1  # these count positions from the padding index on
+    if limit is not None and text_config.model_type in COUNTS_FROM_PADDING:
+        limit -= int(text_config.pad_token_id) + 1
     encoder = TextEncoder(tokenizer, limit)
     return TorchModel(name, module, encoder, dict.fromkeys(paths, Sheet.for_width(width)), paths=paths, device=device)
 
@@ -51,6 +57,8 @@ def load_huggingface(
         or ``"untrained:SEED"``.
     device
         ``"auto"`` or a torch device.
+    name
+        Name of the model (default: ``hf:<source>``).
 
     Raises
     ------
@@ -60,24 +68,36 @@ def load_huggingface(
     from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
     local = Path(source).expanduser()
     is_path = local.is_dir() or source.startswith((".", "/", "~"))
     if is_path and not (local / "config.json").is_file():
         found = listed(sorted(p.name for p in local.iterdir())) if local.is_dir() else "no such directory"
         raise DataFileError(f"{local} is no model directory: expected config.json in it, found: {found}")
     target = str(local) if is_path else source
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report on unused heads; what is missing is checked below
+    transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(target)
+        if getattr(config, "is_encoder_decoder", False):
+            raise InputError(f"{source!r} is an encoder-decoder; topobrain reads causal and masked transformers")
         tokenizer = AutoTokenizer.from_pretrained(target)
         if weights is None:
-            module = AutoModel.from_pretrained(target, dtype=torch.float32)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # a pooler the checkpoint lacks is drawn at random: the same one at every load
+                module, report = AutoModel.from_pretrained(target, dtype=torch.float32, output_loading_info=True)
+    except InputError:
+        raise
     except Exception as error:
         raise DataFileError(_load_failure(source, is_path, error)) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     if weights is not None:
-        module = initialise(lambda: AutoModel.from_config(config), weights)
-    if getattr(module.config, "is_encoder_decoder", False):
-        raise InputError(f"{source!r} is an encoder-decoder; topobrain reads causal and masked transformers")
+        module = initialise(lambda: AutoModel.from_config(config), weights).eval()
+    else:
+        missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+        if missing:
+            raise DataFileError(f"the weights of {source!r} lack {len(missing)} tensors: {listed(missing, 3)}")
     return wrap_transformer(
         name or f"hf:{source}" + (f" ({weights})" if weights else ""), module, tokenizer, device=device
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from topobrain._checks import InputError, TopobrainError, unknown
+from topobrain._checks import InputError, unknown
 from topobrain.models.protocol import Model
 
 GROUP = "topobrain.models"
@@ -136,19 +137,18 @@ def _built(factory: Any, label: str, weights: str | None, device: str) -> Model:
         raise InputError(f"{label} is already a model: it cannot be loaded with weights={weights!r}")
     if is_model:
         model = factory
+    elif not isinstance(factory, type) and hasattr(factory, "named_modules"):
+        raise InputError(
+            f"{label.splitlines()[0]} is a torch module: wrap it with topobrain.TorchModel, which needs to know how to "
+            "encode stimuli and which layers to record"
+        )
     elif callable(factory):
-        try:
-            model = factory(weights=weights, device=device)
-        except TypeError as error:
-            if "weights" not in str(error) and "device" not in str(error):
-                raise
-            if weights is not None:
-                raise InputError(
-                    f"the factory of {label} takes no `weights`, so it has no {weights!r} variant"
-                ) from error
-            model = factory()
-        except TopobrainError:
-            raise
+        wanted = {key: value for key, value in (("weights", weights), ("device", device)) if _takes(factory, key)}
+        if weights is not None and "weights" not in wanted:
+            raise InputError(f"the factory of {label} takes no `weights`, so it has no {weights!r} variant")
+        if device != "auto" and "device" not in wanted:
+            raise InputError(f"the factory of {label} takes no `device`, so it cannot be put on {device!r}")
+        model = factory(**wanted)
     else:
         raise InputError(f"{label} is a {type(factory).__name__}: expected a model, or a factory that returns one")
     missing = [part for part in ("name", "sheets", "record") if not hasattr(model, part)]
@@ -158,3 +158,14 @@ def _built(factory: Any, label: str, weights: str | None, device: str) -> Model:
             "`record(stimuli, layers)`; topobrain.TorchModel wraps any torch module"
         )
     return model  # type: ignore[no-any-return]
+
+
+def _takes(factory: Any, keyword: str) -> bool:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # compiled code without a signature: let it say so itself
+        return True
+    named = parameters.get(keyword)
+    if named is not None:
+        return named.kind in (named.POSITIONAL_OR_KEYWORD, named.KEYWORD_ONLY)
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

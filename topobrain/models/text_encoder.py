@@ -66,6 +66,7 @@ class TextEncoder:
         self.pad_id = next(int(i) for i in ids if i is not None)  # masked everywhere, so any valid id does
 
     def __call__(self, texts: Sequence[Any]) -> Encoded:
+        """Return texts as one right-padded batch, with the word of every token."""
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(f"stimulus {position} is a {type(text).__name__}, but this model reads text")

@@ -147,7 +147,9 @@ def wrap_topoformer(
     return TorchModel(name, module, encoder, sheets, paths=paths, device=device)
 
 
-def save_topoformer(directory: str | Path, name: str, module: Topoformer, tokenizer: Any) -> Path:
+def save_topoformer(
+    directory: str | Path, name: str, module: Topoformer, tokenizer: Any, *, trained_on: str = "unknown"
+) -> Path:
     """Write a Topoformer as safetensors, config.json and tokenizer.json; `load_topoformer` reads it back."""
     from safetensors.torch import save_file
 
@@ -156,7 +158,7 @@ def save_topoformer(directory: str | Path, name: str, module: Topoformer, tokeni
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     save_file(state, target / WEIGHTS_FILE)
     tokenizer.backend_tokenizer.save(str(target / TOKENIZER_FILE))
-    fields = {"format": FORMAT, "name": name, "config": asdict(module.config)}
+    fields = {"format": FORMAT, "name": name, "trained_on": trained_on, "config": asdict(module.config)}
     (target / CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n")
     return target
 
@@ -199,7 +201,9 @@ def load_topoformer(directory: str | Path, *, weights: str | None = None, device
         except (OSError, SafetensorError, RuntimeError) as error:
             raise DataFileError(f"cannot read the weights {source / WEIGHTS_FILE}: {error}") from error
     name = str(fields["name"]) + (f" ({weights})" if weights else "")
-    return wrap_topoformer(name, module.eval(), tokenizer, device=device)
+    model = wrap_topoformer(name, module.eval(), tokenizer, device=device)
+    model.provenance["trained_on"] = "nothing (random weights)" if weights else str(fields.get("trained_on", "unknown"))
+    return model
 
 
 def wrap_tokenizer(tokenizer: Any) -> Any:

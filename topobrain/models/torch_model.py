@@ -6,6 +6,8 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
+from types import CodeType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,6 +107,8 @@ class TorchModel:
                 raise unknown(f"module path of layer {layer!r}", path, known, f"(in {type(module).__name__})")
         self.device = pick_device(device)
         self.module = module.to(self.device)
+        self.provenance: dict[str, Any] = {}
+        """Further fields that results keep of the model (what it was trained on, ...)."""
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.module.parameters())
@@ -178,7 +182,7 @@ class TorchModel:
         return Survey(np.concatenate(lengths), sha.hexdigest())
 
     def weights_hash(self) -> str:
-        """Return a hash of everything in the module that changes the numbers: weights, buffers, structure, code."""
+        """Return a hash of all in the module that changes the numbers: weights, buffers, settings, structure, code."""
         sha = hashlib.sha256()
         tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
         for key in sorted(tensors):
@@ -187,7 +191,13 @@ class TorchModel:
         sha.update(repr(self.module).encode())
         sha.update(repr(sorted(self.paths.items())).encode())
         sha.update(repr(getattr(self.module, "config", "")).encode())
-        for cls in sorted({type(part) for part in self.module.modules()}, key=lambda c: (c.__module__, c.__qualname__)):
+        parts = dict(self.module.named_modules())
+        for key, part in parts.items():
+            if not _from_library(type(part)):
+                settings = {name: value for name, value in vars(part).items() if name not in _MODULE_STATE}
+                sha.update(key.encode() + _content(settings))
+        classes = {cls for part in parts.values() for cls in type(part).__mro__ if cls is not object}
+        for cls in sorted(classes, key=lambda c: (c.__module__, c.__qualname__)):
             sha.update(f"{cls.__module__}.{cls.__qualname__}".encode() + _code(cls))
         return sha.hexdigest()
 
@@ -197,17 +207,44 @@ def _bytes(tensor: Tensor) -> bytes:
     return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
 
 
+_MODULE_STATE = frozenset({*vars(nn.Module()), "training", "config"})
+"""Attributes every module has: weights and buffers are hashed by themselves, the mode is set while recording."""
+
+
+def _from_library(cls: type) -> bool:
+    return cls.__module__.split(".")[0] in ("torch", "transformers")
+
+
 def _code(cls: type) -> bytes:
     """Return what identifies the code of a module class; library classes are covered by the library's version."""
-    root = cls.__module__.split(".")[0]
-    if root in ("torch", "transformers"):
-        version: str = __import__(root).__version__
+    if _from_library(cls):
+        version: str = __import__(cls.__module__.split(".")[0]).__version__
         return version.encode()
     try:
         return inspect.getsource(cls).encode()
     except (OSError, TypeError):  # typed into an interpreter: fall back on the compiled forward
-        code = getattr(getattr(cls, "forward", None), "__code__", None)
-        return b"" if code is None else code.co_code + repr(code.co_consts).encode() + repr(code.co_names).encode()
+        return _content(getattr(cls, "forward", None))
+
+
+def _content(value: Any) -> bytes:
+    """Return bytes that differ where a plain attribute (a gain, a mask, an activation function) differs."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)}{value.dtype}".encode() + _bytes(value)
+    if isinstance(value, np.ndarray):
+        return f"{value.shape}{value.dtype}{value.tolist()}".encode()
+    if isinstance(value, Mapping):
+        return b"{" + b",".join(repr(key).encode() + b":" + _content(item) for key, item in value.items()) + b"}"
+    if isinstance(value, list | tuple):
+        return b"[" + b",".join(_content(item) for item in value) + b"]"
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
+        return repr(value).encode()
+    value = getattr(value, "__code__", value)
+    if isinstance(value, CodeType):
+        return value.co_code + repr(value.co_names).encode() + _content(value.co_consts)
+    if is_dataclass(value) and not isinstance(value, type):
+        return repr(value).encode()
+    named = value if hasattr(value, "__qualname__") else type(value)  # an address in memory would change every time
+    return f"{getattr(named, '__module__', '')}.{named.__qualname__}".encode()
 
 
 @contextmanager
@@ -227,7 +264,7 @@ def _hooked(module: nn.Module, paths: Mapping[str, str], caught: dict[str, Tenso
     handles = []
 
     def keep(layer: str, value: Any) -> None:
-        while isinstance(value, list | tuple):
+        while isinstance(value, list | tuple) and value:
             value = value[0]
         if isinstance(value, Mapping):
             value = next(iter(value.values()))
@@ -235,7 +272,7 @@ def _hooked(module: nn.Module, paths: Mapping[str, str], caught: dict[str, Tenso
             raise InputError(
                 f"layer {layer!r} gave a {type(value).__name__}, expected a tensor (or a tuple that starts with one)"
             )
-        caught[layer] = value
+        caught[layer] = value.clone()  # an in-place operation further on must not reach what was recorded
 
     try:
         for layer, path in paths.items():

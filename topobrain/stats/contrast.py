@@ -30,13 +30,13 @@ def _moments(on: np.ndarray, off: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     if on.shape[1] != off.shape[1]:
         raise InputError(f"the two sides have {on.shape[1]} and {off.shape[1]} units")
     difference = on.mean(axis=0, dtype=np.float64) - off.mean(axis=0, dtype=np.float64)
-    return (
-        difference,
-        on.var(axis=0, ddof=1, dtype=np.float64),
-        off.var(axis=0, ddof=1, dtype=np.float64),
-        len(on),
-        len(off),
-    )
+    return difference, _variance(on), _variance(off), len(on), len(off)
+
+
+def _variance(values: np.ndarray) -> np.ndarray:
+    variance = values.var(axis=0, ddof=1, dtype=np.float64)
+    # the mean of equal values can be off by a rounding error, which would leave a constant unit a tiny variance
+    return np.asarray(np.where(np.ptp(values, axis=0) == 0, 0.0, variance))
 
 
 def _p_value(t: np.ndarray, df: np.ndarray | float, alternative: Alternative) -> np.ndarray:

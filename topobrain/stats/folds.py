@@ -99,7 +99,7 @@ def make_folds(
         ``"contiguous"``: groups in the order of their first row, cut into blocks. ``"shuffled"``: the groups' order is
         drawn with ``seed`` first; neighbours in time leak, so callers must ask for it.
     gap
-        Rows nearer than this to a test row (in ``positions``) are dropped from training: for time series, the reach of
+        Rows within this many of a test row (in ``positions``) are dropped from training: for time series, the reach of
         the haemodynamic response.
     positions
         Place of each row in time, if rows are a subset (inner folds); default 0, 1, 2, ...
@@ -114,6 +114,8 @@ def make_folds(
     require_choice("fold scheme", scheme, ("contiguous", "shuffled"))
     codes = duplicate_groups(list(np.asarray(groups).tolist()))
     n, sizes = len(codes), np.bincount(codes)
+    if len(sizes) < 2:
+        raise InputError(f"all {n} rows belong to one group (duplicated stimuli count as one): none can be held out")
     if not 2 <= n_folds <= len(sizes):
         raise InputError(
             f"cannot make {n_folds} folds of {n} rows in {len(sizes)} groups (duplicated stimuli count as one group): "

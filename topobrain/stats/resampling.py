@@ -25,6 +25,21 @@ def _regions(roi: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, int]:
     return average, n_regions
 
 
+def _usable(prediction: np.ndarray, target: np.ndarray, folds: Folds) -> np.ndarray:
+    """Return a mask (voxel,) of voxels that have a correlation in every fold, the ones a region's score averages."""
+    usable = np.ones(target.shape[1], dtype=bool)
+    for _, test in folds:
+        usable &= np.isfinite(target[test]).all(axis=0) & np.isfinite(prediction[test]).all(axis=0)
+        usable &= (unit_norm(np.where(usable, target[test], 0.0)) != 0).any(axis=0)
+    return usable
+
+
+def _spread(mean_square: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return variances; a draw that repeats one value has none, whatever rounding leaves."""
+    variance = mean_square - mean**2
+    return np.asarray(np.where(variance > 1e-12 * mean_square, variance, 0.0))
+
+
 def bootstrap_correlation(
     prediction: Float[np.ndarray, "stimulus voxel"],
     target: Float[np.ndarray, "stimulus voxel"],
@@ -71,8 +86,7 @@ def bootstrap_correlation(
         n_blocks = int(codes.max()) + 1
         drawn = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=n_bootstrap)
         counts.append(drawn[:, codes].astype(np.float64))
-    tested = np.concatenate([test for _, test in folds])
-    usable = np.isfinite(target[tested]).all(axis=0) & np.isfinite(prediction[tested]).all(axis=0)
+    usable = _usable(prediction, target, folds)
     average, n_regions = _regions(roi, usable)
     score = np.zeros((n_bootstrap, n_regions))
     for start in range(0, target.shape[1], VOXEL_TILE):
@@ -83,13 +97,11 @@ def bootstrap_correlation(
         r = np.zeros((n_bootstrap, tile.size))
         for (_, test), count in zip(folds, counts, strict=True):
             # centred first: sums of squares of raw values would cancel badly for responses with a large offset
-            p, y = (
-                values - values.mean(axis=0) for values in (prediction[np.ix_(test, tile)], target[np.ix_(test, tile)])
-            )
+            p, y = unit_norm(prediction[np.ix_(test, tile)]), unit_norm(target[np.ix_(test, tile)])
             n = count.sum(axis=1, keepdims=True)
             mean_p, mean_y = count @ p / n, count @ y / n
             cov = count @ (p * y) / n - mean_p * mean_y
-            var = np.maximum(count @ (p * p) / n - mean_p**2, 0) * np.maximum(count @ (y * y) / n - mean_y**2, 0)
+            var = _spread(count @ (p * p) / n, mean_p) * _spread(count @ (y * y) / n, mean_y)
             with np.errstate(invalid="ignore", divide="ignore"):
                 r += np.where(var > 0, cov / np.sqrt(var), 0.0)
         score += r / len(folds) @ average[tile]
@@ -131,8 +143,7 @@ def permutation_null(
     if n_permutations < 1:
         raise InputError(f"n_permutations must be 1 or more, got {n_permutations}")
     rng = np.random.default_rng(seed)
-    tested = np.concatenate([test for _, test in folds])
-    usable = np.isfinite(target[tested]).all(axis=0) & np.isfinite(prediction[tested]).all(axis=0)
+    usable = _usable(prediction, target, folds)
     average, n_regions = _regions(roi, usable)
     null = np.zeros((n_permutations, n_regions))
     for _, test in folds:

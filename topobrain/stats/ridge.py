@@ -61,13 +61,10 @@ class _Scaling:
 
     @classmethod
     def of(cls, X: np.ndarray, standardize: bool) -> _Scaling:
-        mean = X.mean(axis=0)
-        if not standardize:
-            return cls(mean, np.ones(X.shape[1]))
-        scale = X.std(axis=0)
+        mean, scale = X.mean(axis=0), X.std(axis=0)
         # a feature that is constant up to rounding carries nothing: centred it is (nearly) zero, so leave its scale alone
         tiny = scale <= 1e-10 * np.maximum(np.abs(mean), np.abs(X).max(axis=0, initial=0.0))
-        return cls(np.where(tiny, X[0], mean), np.where(tiny | (scale == 0), 1.0, scale))
+        return cls(np.where(tiny, X[0], mean), np.where(tiny, 1.0, scale) if standardize else np.ones(X.shape[1]))
 
     def apply(self, X: np.ndarray) -> np.ndarray:
         return np.asarray((X - self.mean) / self.scale)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from topobrain._checks import InputError
+from topobrain.stats.correlation import unit_norm
 from topobrain.stats.nulls import layout_permutations
 
 if TYPE_CHECKING:
@@ -134,9 +135,7 @@ def generic_topography(
     side = max(sheet.height, sheet.width) * sheet.spacing
     first, second = np.triu_indices(sheet.n_units, k=1)
     distance = (sheet.distances() / side)[first, second]
-    centred = values - values.mean(axis=0)
-    length = np.sqrt((centred**2).sum(axis=0))
-    normed = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)  # constant units correlate at 0
+    normed = unit_norm(values)  # constant units correlate at 0
     correlation = (normed.T @ normed)[first, second]
     used = []
     for radius in radii:

@@ -4,7 +4,11 @@ __all__ = ["TinyConfig", "TrainingConfig", "TrainingLog", "train_masked_lm", "tr
 
 
 def __getattr__(name: str) -> object:
-    if name in ("TrainingConfig", "TrainingLog", "train_masked_lm"):
+    if name == "TrainingLog":
+        from topobrain.training.log import TrainingLog
+
+        return TrainingLog
+    if name in ("TrainingConfig", "train_masked_lm"):
         from topobrain.training import loop
 
         return getattr(loop, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +14,8 @@ from torch import Tensor
 from topobrain._checks import InputError
 from topobrain.models.topoformer import Topoformer
 from topobrain.models.torch_model import pick_device
-from topobrain.results import Result
+from topobrain.training.log import TrainingLog
 from topobrain.training.masking import IGNORED, mask_tokens, token_table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Progress = Callable[[int, int, float], None]
 
@@ -50,35 +47,6 @@ class TrainingConfig:
     mask_share: float = 0.15
     evaluate_every: int = 100
     seed: int = 0
-
-
-class TrainingLog(Result):
-    """``train_loss (step)`` in nats a predicted token; ``held_out_loss held_out_accuracy (evaluation)``."""
-
-    kind: ClassVar[str] = "training"
-    schema: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "train_loss": ("step",),
-        "held_out_loss": ("evaluation",),
-        "held_out_accuracy": ("evaluation",),
-    }
-
-    def summary(self) -> pd.DataFrame:
-        """Return one row: steps, and loss and accuracy on held-out texts before and after training."""
-        import pandas as pd
-
-        loss, accuracy = self.data["held_out_loss"].values, self.data["held_out_accuracy"].values
-        return pd.DataFrame(
-            [
-                {
-                    "model": self.provenance["model"]["name"],
-                    "steps": int(self.data.sizes["step"]),
-                    "held_out_loss_untrained": float(loss[0]),
-                    "held_out_loss": float(loss[-1]),
-                    "held_out_accuracy_untrained": float(accuracy[0]),
-                    "held_out_accuracy": float(accuracy[-1]),
-                }
-            ]
-        )
 
 
 def train_masked_lm(

@@ -27,7 +27,8 @@ from topobrain.models.topoformer import (
 from topobrain.models.torch_model import TorchModel
 from topobrain.results import load_result
 from topobrain.store import cache_directory
-from topobrain.training.loop import TrainingConfig, TrainingLog, train_masked_lm
+from topobrain.training.log import TrainingLog
+from topobrain.training.loop import TrainingConfig, train_masked_lm
 from topobrain.training.masking import train_tokenizer
 
 Progress = Callable[[str, int, int, float], None]
@@ -93,7 +94,7 @@ def train_tiny_pair(
 
 def is_trained(config: TinyConfig, topographic: bool) -> bool:
     """Whether the model is in the cache."""
-    return is_topoformer(_directory(config, topographic))
+    return is_topoformer(trained_directory(config, topographic))
 
 
 def load_tiny(*, weights: str | None = None, device: str = "auto") -> TorchModel:
@@ -125,14 +126,14 @@ def _first_use(name: str, step: int, steps: int, loss: float) -> None:
         print(line, end=end, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _directory(config: TinyConfig, topographic: bool) -> Path:
+def trained_directory(config: TinyConfig, topographic: bool) -> Path:
     return cache_directory() / "models" / f"{model_name(config, topographic)}-{config.digest()}"
 
 
 def _trained(config: TinyConfig, topographic: bool, device: str, progress: Progress | None) -> Path:
     from filelock import FileLock
 
-    name, target = model_name(config, topographic), _directory(config, topographic)
+    name, target = model_name(config, topographic), trained_directory(config, topographic)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,8 @@ def _trained(config: TinyConfig, topographic: bool, device: str, progress: Progr
 
 def corpus_texts(config: TinyConfig) -> tuple[list[str], list[str]]:
     """Return training and held-out texts of a corpus, shuffled by the seed; repeated texts count once."""
-    texts = list(dict.fromkeys(load_text(config.corpus)))
+    lines = (line.strip() for text in load_text(config.corpus) for line in text.splitlines())
+    texts = list(dict.fromkeys(line for line in lines if line))
     if len(texts) < 2 * N_HELD_OUT:
         raise InputError(f"corpus {config.corpus!r} has {len(texts)} texts, training needs at least {2 * N_HELD_OUT}")
     order = np.random.default_rng(config.training.seed).permutation(len(texts))[: MAX_TEXTS + N_HELD_OUT]
@@ -184,7 +186,7 @@ def _train(
         provenance={"corpus": {"name": config.corpus, "n_texts": len(texts), "simulated": simulated}},
         progress=None if progress is None else lambda step, steps, loss: progress(name, step, steps, loss),
     )  # fmt: skip
-    save_topoformer(target, name, module, tokenizer)
+    save_topoformer(target, name, module, tokenizer, trained_on=config.corpus)
     log.save(target / LOG_FILE)
 
 

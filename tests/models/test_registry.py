@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from topobrain import Recording, Sheet, list_models, load_model
+from topobrain._checks import InputError, UnknownNameError
+
+SOURCE = """
+import numpy as np
+from topobrain import Recording, Sheet
+
+
+class Counter:
+    name = "counter"
+    sheets = {"length": Sheet.grid(1, 2)}
+
+    def __init__(self, weights=None, device="auto"):
+        self.weights, self.device_given = weights, device
+
+    def record(self, stimuli, layers):
+        n = max(len(s.split()) for s in stimuli)
+        word = np.array([[w if w < len(s.split()) else -1 for w in range(n)] for s in stimuli])
+        return Recording({"length": np.zeros((*word.shape, 2), dtype=np.float32)}, word)
+
+
+def make():
+    return Counter()
+
+
+def only_weights(weights=None):
+    return Counter(weights)
+
+
+def broken(weights=None, device="auto"):
+    raise TypeError("the weights are of another kind")
+
+
+ready = Counter()
+number = 3
+
+
+def gives_text(weights=None, device="auto"):
+    return "text"
+"""
+
+
+class Ready:
+    name = "ready"
+    sheets = {"a": Sheet.grid(1, 2)}  # noqa: RUF012
+
+    def record(self, stimuli: Sequence[Any], layers: Sequence[str]) -> Recording:
+        return Recording({}, np.zeros((len(stimuli), 1), dtype=int))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A module of one's own in the current directory; returns its name."""
+    import sys
+
+    name = f"own_models_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    return name
+
+
+def distribution(folder: Path, name: str, lines: list[str], source: str = SOURCE) -> Path:
+    """Lay out an installed distribution with entry points of the group topobrain.models."""
+    package = folder / name
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(source)
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[topobrain.models]\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+def test_an_unknown_name_offers_near_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"'topoformer-tinny'\. Did you mean 'topoformer-tiny'.*hf:<hub id"):
+        load_model("topoformer-tinny")
+
+
+def test_builtin_names_are_listed_with_a_line_each() -> None:
+    models = list_models()
+    assert {"topoformer-tiny", "topoformer-tiny-control", "stories260k", "minilm"} <= set(models)
+    assert all(models.values())
+
+
+@pytest.mark.parametrize("attribute", ["Counter", "make", "only_weights", "ready"])
+def test_a_factory_class_or_model_in_the_current_directory_is_found(here: str, attribute: str) -> None:
+    model = load_model(f"{here}:{attribute}")
+    assert model.name == "counter"
+    assert model.record(["a b"], ["length"]).word.tolist() == [[0, 1]]
+
+
+def test_a_factory_gets_weights_and_device(here: str) -> None:
+    model: Any = load_model(f"{here}:Counter", weights="untrained:3", device="cpu")
+    assert (model.weights, model.device_given) == ("untrained:3", "cpu")
+    model = load_model(f"{here}:only_weights", weights="untrained")
+    assert (model.weights, model.device_given) == ("untrained", "auto")
+
+
+def test_weights_for_a_factory_that_takes_none(here: str) -> None:
+    with pytest.raises(
+        InputError, match=f"factory of {here}:make takes no `weights`, so it has no 'untrained' variant"
+    ):
+        load_model(f"{here}:make", weights="untrained")
+    with pytest.raises(InputError, match="takes no `device`"):
+        load_model(f"{here}:make", device="cpu")
+    with pytest.raises(InputError, match="already a model"):
+        load_model(f"{here}:ready", weights="untrained")
+
+
+def test_an_error_inside_a_factory_is_its_own(here: str) -> None:
+    with pytest.raises(TypeError, match="of another kind"):
+        load_model(f"{here}:broken", weights="untrained")
+
+
+def test_a_factory_that_gives_no_model(here: str) -> None:
+    with pytest.raises(InputError, match=f"{here}:gives_text gave a str without name, sheets, record"):
+        load_model(f"{here}:gives_text")
+    with pytest.raises(InputError, match=f"{here}:number is a int"):
+        load_model(f"{here}:number")
+
+
+def test_an_unknown_attribute_or_module_is_named(here: str) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'Counter'"):
+        load_model(f"{here}:counter_")
+    with pytest.raises(InputError, match="there is no module 'no_such_module_of_mine'"):
+        load_model("no_such_module_of_mine:make")
+
+
+def test_a_missing_import_inside_the_module_is_not_mistaken_for_the_module(here: str, tmp_path: Path) -> None:
+    (tmp_path / f"{here}_b.py").write_text("import a_package_that_is_not_there\n")
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+        load_model(f"{here}_b:make")
+
+
+def test_objects_classes_and_callables_need_no_name() -> None:
+    ready = Ready()
+    assert load_model(ready) is ready
+    assert isinstance(load_model(Ready), Ready)
+    assert isinstance(load_model(lambda: Ready()), Ready)
+    assert isinstance(load_model(lambda **options: Ready(), weights="untrained"), Ready)
+
+
+def test_a_bare_torch_module_is_told_how_to_become_a_model() -> None:
+    with pytest.raises(InputError, match="is a torch module: wrap it with topobrain.TorchModel"):
+        load_model(nn.Linear(2, 2))
+
+
+def test_something_that_is_no_model_at_all() -> None:
+    with pytest.raises(InputError, match="expected a model, or a factory"):
+        load_model(3)
+    with pytest.raises(InputError, match="gave a object without name, sheets, record"):
+        load_model(object)
+
+
+def test_a_model_of_another_distribution_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = distribution(tmp_path, "toy_plugin", ["counter = toy_plugin:Counter", "ready-made = toy_plugin:ready"])
+    monkeypatch.syspath_prepend(folder)
+    assert load_model("counter").name == "counter"
+    assert load_model("ready-made").name == "counter"
+    assert "toy_plugin" in list_models()["counter"]
+    with pytest.raises(UnknownNameError, match="Did you mean 'counter'"):
+        load_model("countr")
+
+
+def test_a_plugin_is_not_imported_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = distribution(tmp_path, "toy_late", ["late = toy_late:make"], source="raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(folder)
+    assert "late" in list_models()
+    with pytest.raises(RuntimeError, match="imported"):
+        load_model("late")
+
+
+def test_two_distributions_with_one_name_clash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(distribution(tmp_path / "a", "toy_one", ["same = toy_one:make"]))
+    monkeypatch.syspath_prepend(distribution(tmp_path / "b", "toy_two", ["same = toy_two:make"]))
+    with pytest.raises(InputError, match=r"two distributions name a model 'same': toy_(one|two) and toy_(one|two)"):
+        load_model("same")
+
+
+def test_a_distribution_may_not_take_the_name_of_a_builtin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(distribution(tmp_path, "toy_thief", ["minilm = toy_thief:make"]))
+    for name in ("minilm", "anything"):
+        with pytest.raises(InputError, match="toy_thief names a model 'minilm', which is built in"):
+            load_model(name)
+    with pytest.raises(InputError, match="rename it"):
+        list_models()

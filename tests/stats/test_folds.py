@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+
+from topobrain import stats
+from topobrain._checks import InputError, UnknownNameError
+from topobrain.stats.folds import check_leaks
+
+
+def random_groups(seed):
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(2, rng.integers(3, 30), size=rng.integers(2, 25))
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    return rng.permutation(groups) if seed % 2 else groups
+
+
+def held_together(splits, groups):
+    return all(not set(groups[train]) & set(groups[test]) for train, test in splits)
+
+
+@pytest.mark.parametrize("scheme", ["contiguous", "shuffled"])
+def test_random_groups_are_never_split_and_every_row_is_tested_once(scheme):
+    for seed in range(150):
+        groups = random_groups(seed)
+        n_groups = len(set(groups.tolist()))
+        for n_folds in {2, (2 + n_groups) // 2, n_groups}:
+            folds = stats.make_folds(groups, n_folds, scheme=scheme, seed=seed)
+            assert len(folds) == n_folds
+            assert np.array_equal(np.sort(np.concatenate([test for _, test in folds])), np.arange(len(groups)))
+            assert all(test.size > 0 for _, test in folds)
+            assert all(len(train) + len(test) == len(groups) for train, test in folds)
+            assert held_together(folds, groups)
+
+
+def test_independent_rows_give_contiguous_blocks_of_equal_size():
+    folds = stats.make_folds(range(20), 5)
+    assert [test.tolist() for _, test in folds] == [list(range(i, i + 4)) for i in range(0, 20, 4)]
+    assert {len(test) for _, test in stats.make_folds(range(23), 5)} <= {4, 5}
+
+
+def test_fold_sizes_stay_close_when_groups_are_small():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(100), rng.integers(1, 6, size=100))
+    sizes = [len(test) for _, test in stats.make_folds(groups, 5)]
+    assert max(sizes) - min(sizes) <= 6
+
+
+def test_shuffled_folds_follow_the_seed():
+    def blocks(seed):
+        return [test.tolist() for _, test in stats.make_folds(range(30), 3, scheme="shuffled", seed=seed)]
+
+    assert blocks(1) == blocks(1)
+    assert blocks(1) != blocks(2)
+    assert blocks(1) != [list(range(i, i + 10)) for i in (0, 10, 20)]
+
+
+def test_gap_drops_exactly_that_many_training_rows_on_either_side():
+    folds = stats.make_folds(range(40), 4, gap=3)
+    train, test = folds.splits[1]
+    assert test.tolist() == list(range(10, 20))
+    assert train.tolist() == [*range(7), *range(23, 40)]
+    assert folds.splits[0][0].tolist() == list(range(13, 40))
+
+
+def test_gap_counts_in_positions_when_rows_are_a_subset():
+    positions = np.array([0, 1, 2, 10, 11, 12, 13, 20])
+    train, test = stats.make_folds(range(8), 4, gap=2, positions=positions).splits[0]
+    assert test.tolist() == [0, 1]
+    assert train.tolist() == [3, 4, 5, 6, 7]
+
+
+def test_more_folds_than_groups_is_refused_with_the_count():
+    with pytest.raises(InputError, match="in 3 groups.*2 to 3 folds"):
+        stats.make_folds(["a", "a", "b", "c"], 4)
+    with pytest.raises(InputError):
+        stats.make_folds(range(10), 1)
+
+
+def test_rows_of_a_single_group_cannot_be_held_out():
+    with pytest.raises(InputError, match="one group"):
+        stats.make_folds(["a"] * 5, 2)
+
+
+def test_a_gap_that_eats_all_training_rows_is_refused():
+    with pytest.raises(InputError, match="smaller gap"):
+        stats.make_folds(range(10), 2, gap=20)
+    with pytest.raises(InputError, match="gap"):
+        stats.make_folds(range(10), 2, gap=-1)
+    with pytest.raises(UnknownNameError, match="shuffled"):
+        stats.make_folds(range(10), 2, scheme="shufled")
+
+
+def test_test_fold_numbers_the_rows():
+    assert stats.make_folds(range(6), 3).test_fold.tolist() == [0, 0, 1, 1, 2, 2]
+    assert stats.Folds(((np.array([0, 1]), np.array([3])),), "given").test_fold.tolist() == [-1, -1, -1, 0]
+
+
+def test_duplicates_ignore_case_and_outer_spaces_only():
+    assert stats.duplicate_groups(["A dog", " a dog ", "a  dog", "cat"]).tolist() == [0, 0, 1, 2]
+    assert stats.duplicate_groups([3, 1, 3]).tolist() == [0, 1, 0]
+
+
+def test_merging_follows_chains():
+    merged = stats.merge_groups(["a", "a", "b", "c", "d"], [0, 1, 1, 2, 2], [5, 6, 7, 8, 9])
+    assert merged.tolist() == [0, 0, 0, 1, 1]
+    with pytest.raises(InputError, match="3 rows, expected 2"):
+        stats.merge_groups([0, 1], [0, 1, 2])
+
+
+def test_merging_equals_a_slow_transitive_closure():
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        a, b = rng.integers(0, 12, size=(2, 15))
+        together = (a[:, None] == a) | (b[:, None] == b)
+        for _ in range(15):
+            together = (together.astype(int) @ together) > 0
+        merged = stats.merge_groups(a, b)
+        assert np.array_equal(merged[:, None] == merged, together)
+
+
+def test_leaks_are_named():
+    folds = stats.make_folds(range(6), 3)
+    check_leaks(folds, list("abcdef"), list("xxyyzz"))
+    with pytest.raises(InputError, match=r"fold 0 has 1 stimulus\(s\).*: a dog"):
+        check_leaks(folds, ["a dog", "b", "c", "d", "e", "A dog"], None)
+    with pytest.raises(InputError, match=r"fold 0 has 1 group\(s\).*: p\..*allow_duplicates"):
+        check_leaks(folds, list("abcdef"), ["q", "p", "p", "r", "r", "r"])

@@ -1,0 +1,230 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from topobrain._checks import DataFileError, InputError, UnknownNameError
+from topobrain.responses import BrainResponses
+from topobrain.stimuli import StimulusSet
+
+TEXTS = ["one dog", "two cats", "three birds", "four cows"]
+VALUES = np.random.default_rng(0).standard_normal((4, 3))
+
+
+@pytest.fixture
+def stimuli():
+    return StimulusSet(TEXTS, {"group": ["p", "p", "q", "q"]}, name="toy", provenance={"licence": "CC0"})
+
+
+@pytest.fixture
+def responses(stimuli):
+    return BrainResponses.from_arrays(
+        VALUES, stimuli, roi=["IFG", "IFG", "AntTemp"], subject=["s1", "s2", "s1"], ceiling=[0.5, 0.7, np.nan]
+    )
+
+
+@pytest.fixture
+def table():
+    return pd.DataFrame(
+        {"item_id": [11, 12, 13, 14], "sentence": TEXTS, "run": [1, 1, 2, 2], "IFG": VALUES[:, 0], "MFG": VALUES[:, 1]}
+    )
+
+
+def test_arrays_come_back_with_their_labels(responses):
+    assert np.array_equal(responses.values, VALUES)
+    assert responses.values.dtype == np.float64
+    assert responses.rois == ["IFG", "AntTemp"]
+    assert responses.subjects == ["s1", "s2"]
+    assert responses.design == "events"
+
+
+def test_one_label_serves_all_voxels_and_the_ceiling_may_be_unknown(stimuli):
+    plain = BrainResponses.from_arrays(VALUES, stimuli, roi="V1")
+    assert plain.rois == ["V1"]
+    assert plain.subjects == ["group"]
+    assert np.isnan(plain.data["ceiling"].values).all()
+    assert BrainResponses.from_arrays(VALUES, stimuli, ceiling=0.4).data["ceiling"].values.tolist() == [0.4] * 3
+
+
+def test_stimuli_come_back_as_they_went_in(responses, stimuli, tmp_path):
+    for one in (responses, BrainResponses.load(responses.save(tmp_path / "r.nc"))):
+        assert one.stimuli.digest() == stimuli.digest()
+        assert one.stimuli.name == "toy"
+        assert one.stimuli.provenance == {"licence": "CC0"}
+        assert one.stimuli.column("group").tolist() == ["p", "p", "q", "q"]
+
+
+def test_further_variables_and_coordinates_are_kept(stimuli, tmp_path):
+    responses = BrainResponses.from_arrays(
+        VALUES,
+        stimuli,
+        voxel_coords={"vertex": np.array([5, 9, 2])},
+        variables={"signal": (("stimulus", "voxel"), VALUES * 2)},
+    )
+    again = BrainResponses.load(responses.save(tmp_path / "r.nc"))
+    assert again.data["vertex"].values.tolist() == [5, 9, 2]
+    assert np.array_equal(again.data["signal"].values, VALUES * 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"values": VALUES[:3]}, "4 stimuli"),
+        ({"values": VALUES[:, 0]}, "4 stimuli"),
+        ({"roi": ["a", "b"]}, "roi has"),
+        ({"subject": ["a", "b"]}, "subject has"),
+        ({"ceiling": 1.2}, "noise ceiling"),
+        ({"ceiling": [0.5, -0.1, 0.5]}, "noise ceiling"),
+        ({"ceiling": [0.5, 0.5]}, "ceiling has"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(stimuli, options, message):
+    arguments = {"values": VALUES, **options}
+    with pytest.raises(InputError, match=message):
+        BrainResponses.from_arrays(arguments.pop("values"), stimuli, **arguments)
+
+
+def test_unknown_design_is_answered_with_near_names(stimuli):
+    with pytest.raises(UnknownNameError, match="timeseries"):
+        BrainResponses.from_arrays(VALUES, stimuli, design="time series")
+
+
+def test_infinite_values_are_named_and_missing_ones_are_allowed(stimuli):
+    values = VALUES.copy()
+    values[2, 1] = np.inf
+    with pytest.raises(InputError, match="'s0002', voxel 1"):
+        BrainResponses.from_arrays(values, stimuli)
+    values[2, 1] = np.nan
+    assert np.isnan(BrainResponses.from_arrays(values, stimuli).values[2, 1])
+
+
+def test_where_keeps_rois_and_subjects(responses):
+    assert np.array_equal(responses.where(roi="IFG").values, VALUES[:, :2])
+    assert np.array_equal(responses.where(subject=["s1"]).values, VALUES[:, [0, 2]])
+    assert np.array_equal(responses.where(roi=["IFG", "AntTemp"], subject="s2").values, VALUES[:, [1]])
+
+
+def test_where_offers_near_names(responses):
+    with pytest.raises(UnknownNameError, match="unknown ROI 'AntTmp'. Did you mean 'AntTemp'"):
+        responses.where(roi="AntTmp")
+    with pytest.raises(UnknownNameError, match="unknown subject"):
+        responses.where(subject="s9")
+    with pytest.raises(InputError, match="no voxel"):
+        responses.where(roi="AntTemp", subject="s2")
+
+
+def test_summary_counts_unusable_voxels(stimuli):
+    values = np.column_stack([VALUES, np.full(4, 0.1)])
+    values[1, 0] = np.nan
+    responses = BrainResponses.from_arrays(
+        values, stimuli, roi=["a", "a", "b", "b"], ceiling=[0.4, 0.6, np.nan, np.nan]
+    )
+    summary = responses.summary().set_index("roi")
+    assert summary["n_unusable_voxels"].to_dict() == {"a": 1, "b": 1}
+    assert summary.loc["a", "ceiling"] == pytest.approx(0.5)
+    assert np.isnan(summary.loc["b", "ceiling"])
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "frame"])
+def test_a_table_becomes_responses(table, tmp_path, ending):
+    source = table
+    if ending != "frame":
+        source = tmp_path / f"brain.{ending}"
+        table.to_csv(source, sep="," if ending == "csv" else "\t", index=False)
+    responses = BrainResponses.from_table(source, group="run", ceilings={"IFG": 0.5})
+    assert responses.rois == ["IFG", "MFG"]
+    assert np.allclose(responses.values, VALUES[:, :2])
+    assert responses.labels("stimulus").tolist() == ["11", "12", "13", "14"]
+    assert responses.labels("group").tolist() == ["1", "1", "2", "2"]
+    assert responses.labels("text").tolist() == TEXTS
+    assert responses.data["ceiling"].values[0] == 0.5
+    assert np.isnan(responses.data["ceiling"].values[1])
+    if ending != "frame":
+        assert responses.provenance["file"] == f"brain.{ending}"
+
+
+def test_columns_can_be_named(table):
+    responses = BrainResponses.from_table(
+        table.rename(columns={"sentence": "words"}), text="words", stimulus="item_id", rois=["MFG"]
+    )
+    assert responses.rois == ["MFG"]
+    assert np.array_equal(responses.values[:, 0], VALUES[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text": "sentences"}, "no column 'sentences'. Did you mean 'sentence'"),
+        ({"rois": ["IFGs"]}, "Did you mean 'IFG'"),
+        ({"group": "rum"}, "Did you mean 'run'"),
+        ({"stimulus": "itemid"}, "Did you mean 'item_id'"),
+    ],
+)
+def test_missing_columns_are_answered_with_near_names(table, options, message):
+    with pytest.raises(InputError, match=message):
+        BrainResponses.from_table(table, **options)
+
+
+def test_a_ceiling_for_an_unknown_column_is_an_error(table):
+    with pytest.raises(UnknownNameError, match="'IFG'"):
+        BrainResponses.from_table(table, ceilings={"IFGs": 0.5})
+    assert BrainResponses.from_table(table, rois=["MFG"], ceilings={"IFG": 0.5, "MFG": 0.6}).rois == ["MFG"]
+
+
+@pytest.mark.parametrize("blank", ["", "  ", None])
+def test_an_empty_sentence_is_named_by_its_row(table, blank):
+    table.loc[2, "sentence"] = blank
+    with pytest.raises(InputError, match="row 2"):
+        BrainResponses.from_table(table)
+
+
+def test_a_column_that_is_not_numeric_is_named(table):
+    table["note"] = ["a", "b", "c", "d"]
+    with pytest.raises(InputError, match="column 'note'.*not numeric"):
+        BrainResponses.from_table(table, rois=["IFG", "note"])
+    assert BrainResponses.from_table(table, group="run").rois == ["IFG", "MFG"]
+
+
+def test_a_table_without_response_columns_is_refused(table):
+    with pytest.raises(InputError, match="no numeric response column"):
+        BrainResponses.from_table(table[["item_id", "sentence"]])
+
+
+def test_repeated_identifiers_are_refused(table):
+    table["item_id"] = [1, 1, 2, 3]
+    with pytest.raises(InputError, match="more than once: 1"):
+        BrainResponses.from_table(table)
+
+
+def test_infinite_responses_in_a_table_are_named(table):
+    table.loc[3, "MFG"] = -np.inf
+    with pytest.raises(InputError, match="'14', voxel"):
+        BrainResponses.from_table(table, rois=["IFG", "MFG"])
+
+
+@pytest.mark.parametrize("name", ["bold.nii", "bold.nii.gz", "BOLD.NII.GZ", "lh.thickness.mgz", "lh.func.gii"])
+def test_a_brain_image_is_told_from_a_table(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    with pytest.raises(DataFileError, match="brain image; a table was expected"):
+        BrainResponses.from_table(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("latin.csv", "sentence,IFG\nMädchen,1\n".encode("latin-1")),
+        ("ragged.csv", b"sentence,IFG\na,1\nb,2,3,4\n"),
+        ("empty.csv", b""),
+        ("brain.xlsx", b"PK\x03\x04"),
+        ("broken.parquet", b"PAR1 not really"),
+    ],
+)
+def test_a_broken_table_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataFileError, match=name):
+        BrainResponses.from_table(tmp_path / name)
+
+
+def test_a_missing_table_lists_those_beside_it(tmp_path):
+    (tmp_path / "brain.csv").write_text("sentence,IFG\na,1\n")
+    with pytest.raises(DataFileError, match=r"brain\.csv"):
+        BrainResponses.from_table(tmp_path / "brian.csv")

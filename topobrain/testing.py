@@ -1,0 +1,250 @@
+"""The model contract as code: `check_model` tells what is wrong with a model before its numbers mislead anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from topobrain._checks import InputError, UnknownNameError
+from topobrain.models.protocol import Model, Recording
+from topobrain.sheet import Sheet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEXTS = (
+    "The dog sleeps.",
+    "Unbelievably, the grey cats of my neighbour's aunt don't chase mice at night!",
+    "Rain",
+    "she sells sea shells by the shore",
+)
+"""Sentences of very different lengths, with punctuation, capitals and words that fall into several tokens."""
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check_model` found.
+
+    Attributes
+    ----------
+    model
+        Name of the model.
+    passed
+        Checks that held, in words.
+    failed
+        Check -> what went wrong.
+    """
+
+    model: str
+    passed: tuple[str, ...]
+    failed: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check held."""
+        return not self.failed
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a check."""
+        import pandas as pd
+
+        rows = [{"check": name, "ok": True, "what": ""} for name in self.passed]
+        return pd.DataFrame(rows + [{"check": name, "ok": False, "what": what} for name, what in self.failed.items()])
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}: {len(self.passed)} checks passed, {len(self.failed)} failed"]
+        return "\n".join(lines + [f"  {name}: {what}" for name, what in self.failed.items()])
+
+
+class _Failure(Exception):
+    pass
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise _Failure(what)
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+@dataclass
+class _Checks:
+    model: Model
+    stimuli: Sequence[Any]
+    layers: list[str] = field(default_factory=list)
+
+    def record(self, stimuli: Sequence[Any]) -> tuple[dict[str, np.ndarray], np.ndarray, Recording]:
+        recording = self.model.record(list(stimuli), self.layers)
+        return {layer: _array(recording.values[layer]) for layer in self.layers}, np.asarray(recording.word), recording
+
+    def sheets(self) -> None:
+        _require(isinstance(self.model.sheets, Mapping) and len(self.model.sheets) > 0, "`sheets` names no layer")
+        for layer, sheet in self.model.sheets.items():
+            _require(
+                isinstance(sheet, Sheet), f"the sheet of layer {layer!r} is a {type(sheet).__name__}, expected a Sheet"
+            )
+        values, _, _ = self.record(self.stimuli[:1])
+        for layer, array in values.items():
+            n = self.model.sheets[layer].n_units
+            _require(array.shape[-1] == n, f"layer {layer!r} has {array.shape[-1]} units, its sheet {n} places")
+
+    def shapes(self) -> None:
+        values, word, _ = self.record(self.stimuli)
+        _require(word.shape[0] == len(self.stimuli), f"{word.shape[0]} rows of `word` for {len(self.stimuli)} stimuli")
+        for layer, array in values.items():
+            expected = (*word.shape, self.model.sheets[layer].n_units)
+            _require(array.shape == expected, f"layer {layer!r} has shape {array.shape}, expected {expected}")
+
+    def dtype(self) -> None:
+        values, _, _ = self.record(self.stimuli)
+        for layer, array in values.items():
+            _require(array.dtype == np.float32, f"layer {layer!r} is {array.dtype}, expected float32")
+            _require(bool(np.isfinite(array).all()), f"layer {layer!r} holds values that are not finite")
+
+    def words(self) -> None:
+        _, word, _ = self.record(self.stimuli)
+        for row, stimulus in zip(word, self.stimuli, strict=True):
+            inside = row[row >= 0]
+            _require(bool((row >= -1).all()), "`word` holds a number below -1")
+            _require(inside.size > 0, f"no token of {stimulus!r} belongs to a word")
+            _require(bool((np.diff(inside) >= 0).all()), f"word numbers of {stimulus!r} go backwards: {row.tolist()}")
+            if isinstance(stimulus, str):
+                n_words = len(stimulus.split())
+                found = np.unique(inside)
+                _require(
+                    np.array_equal(found, np.arange(n_words)),
+                    f"{stimulus!r} has {n_words} words, its tokens carry word numbers {found.tolist()}",
+                )
+            else:
+                _require(bool((inside == 0).all()), "an image has one token, of word 0")
+
+    def deterministic(self) -> None:
+        first, _, _ = self.record(self.stimuli)
+        second, _, _ = self.record(self.stimuli)
+        for layer in self.layers:
+            _require(
+                np.array_equal(first[layer], second[layer]), f"layer {layer!r} differs between two identical calls"
+            )
+
+    def global_state(self) -> None:
+        import random
+
+        import torch
+
+        before = (random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state().clone())  # type: ignore[index]  # noqa: NPY002
+        self.record(self.stimuli)
+        _require(random.getstate() == before[0], "recording changes Python's global random state")
+        _require(np.array_equal(np.random.get_state()[1], before[1]), "recording changes numpy's global random state")  # type: ignore[index]  # noqa: NPY002
+        _require(torch.equal(torch.get_rng_state(), before[2]), "recording changes torch's global random state")
+
+    def batches(self) -> None:
+        """Alone, in a batch, and in another order: the values of a stimulus's own tokens must not change."""
+        together, word, _ = self.record(self.stimuli)
+        backwards, word_back, _ = self.record(list(reversed(self.stimuli)))
+        for row, stimulus in enumerate(self.stimuli):
+            alone, word_alone, _ = self.record([stimulus])
+            other = len(self.stimuli) - 1 - row
+            own = word[row][word[row] >= 0]
+            for what, found in (("alone", word_alone[0]), ("in another order", word_back[other])):
+                _require(np.array_equal(found[found >= 0], own), f"words of {stimulus!r} differ {what}")
+            for layer in self.layers:
+                here = together[layer][row][word[row] >= 0]
+                scale = max(1.0, float(np.abs(here).max()))
+                one = float(np.abs(here - alone[layer][0][word_alone[0] >= 0]).max()) / scale
+                _require(
+                    one <= TOLERANCE,
+                    f"padding leaks: {stimulus!r} alone and in a batch differ by {one:.2g} in layer {layer!r}",
+                )
+                two = float(np.abs(here - backwards[layer][other][word_back[other] >= 0]).max()) / scale
+                _require(
+                    two <= TOLERANCE, f"{stimulus!r} depends on its place in the batch by {two:.2g} in layer {layer!r}"
+                )
+
+    def one_layer(self) -> None:
+        values, _, _ = self.record(self.stimuli)
+        layer = self.layers[-1]
+        alone = self.model.record(list(self.stimuli), [layer])
+        _require(set(alone.values) == {layer}, f"asked for {layer!r} alone, it recorded {sorted(alone.values)}")
+        _require(
+            np.allclose(_array(alone.values[layer]), values[layer], atol=TOLERANCE),
+            f"layer {layer!r} differs when it is recorded alone",
+        )
+
+    def unknown_layer(self) -> None:
+        name = "no such layer"
+        try:
+            self.model.record(list(self.stimuli[:1]), [name])
+        except UnknownNameError:
+            return
+        except (LookupError, ValueError) as error:
+            _require(name in str(error), f"an unknown layer raises {type(error).__name__} without naming it: {error}")
+            return
+        raise _Failure("an unknown layer is accepted without an error")
+
+
+def check_model(model: Model, stimuli: Sequence[Any] | None = None, *, raises: bool = True) -> Report:
+    """Check that a model keeps its contract with topobrain.
+
+    Caught are: sheets that do not fit, wrong shapes or types, wrong word numbers, non-determinism, padding that leaks
+    into values, values that depend on the rest of the batch, a changed global random state, and unknown layers that are
+    accepted.
+
+    Parameters
+    ----------
+    model
+        Anything with ``name``, ``sheets`` and ``record``.
+    stimuli
+        At least two stimuli of different lengths (default: four sentences; image models need images).
+    raises
+        Raise if a check fails; otherwise the report says so.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    InputError
+        A check failed: the message names each, with what was found.
+    """
+    shown = list(TEXTS if stimuli is None else stimuli)
+    if len(shown) < 2:
+        raise InputError("check_model needs at least two stimuli of different lengths")
+    missing = [part for part in ("name", "sheets", "record") if not hasattr(model, part)]
+    if missing:
+        raise InputError(
+            f"{type(model).__name__} has no {', '.join(missing)}: a model has `name`, `sheets` and `record`"
+        )
+    checks = _Checks(model, shown, list(model.sheets) if isinstance(model.sheets, Mapping) else [])
+    named: dict[str, Callable[[], None]] = {
+        "sheets fit": checks.sheets,
+        "shapes": checks.shapes,
+        "float32 and finite": checks.dtype,
+        "word numbers": checks.words,
+        "deterministic": checks.deterministic,
+        "global random state untouched": checks.global_state,
+        "same alone and in a batch": checks.batches,
+        "one layer alone": checks.one_layer,
+        "unknown layer named": checks.unknown_layer,
+    }
+    passed, failed = [], {}
+    for name, check in named.items():
+        try:
+            check()
+        except _Failure as failure:
+            failed[name] = str(failure)
+        except Exception as error:  # whatever a stranger's model raises is a finding, not a crash
+            failed[name] = f"{type(error).__name__}: {error}"
+        else:
+            passed.append(name)
+    report = Report(str(model.name), tuple(passed), failed)
+    if raises and failed:
+        raise InputError(str(report))
+    return report

@@ -1,0 +1,40 @@
+"""TrainingLog: what training did, as a result. Needs no torch, so figures can read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from topobrain.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class TrainingLog(Result):
+    """``train_loss (step)`` in nats a predicted token; ``held_out_loss held_out_accuracy (evaluation)``."""
+
+    kind: ClassVar[str] = "training"
+    schema: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "train_loss": ("step",),
+        "held_out_loss": ("evaluation",),
+        "held_out_accuracy": ("evaluation",),
+    }
+
+    def summary(self) -> pd.DataFrame:
+        """Return one row: steps, and loss and accuracy on held-out texts before and after training."""
+        import pandas as pd
+
+        loss, accuracy = self.data["held_out_loss"].values, self.data["held_out_accuracy"].values
+        return pd.DataFrame(
+            [
+                {
+                    "model": self.provenance["model"]["name"],
+                    "steps": int(self.data.sizes["step"]),
+                    "held_out_loss_untrained": float(loss[0]),
+                    "held_out_loss": float(loss[-1]),
+                    "held_out_accuracy_untrained": float(accuracy[0]),
+                    "held_out_accuracy": float(accuracy[-1]),
+                }
+            ]
+        )
