@@ -104,7 +104,7 @@ def test_where_keeps_rois_and_subjects(responses):
 
 
 def test_where_offers_near_names(responses):
-    with pytest.raises(UnknownNameError, match="unknown ROI 'AntTmp'. Did you mean 'AntTemp'"):
+    with pytest.raises(UnknownNameError, match=r"unknown ROI 'AntTmp'\. Did you mean 'AntTemp'"):
         responses.where(roi="AntTmp")
     with pytest.raises(UnknownNameError, match="unknown subject"):
         responses.where(subject="s9")
@@ -179,7 +179,7 @@ def test_an_empty_sentence_is_named_by_its_row(table, blank):
 
 def test_a_column_that_is_not_numeric_is_named(table):
     table["note"] = ["a", "b", "c", "d"]
-    with pytest.raises(InputError, match="column 'note'.*not numeric"):
+    with pytest.raises(InputError, match=r"column 'note'.*not numeric"):
         BrainResponses.from_table(table, rois=["IFG", "note"])
     assert BrainResponses.from_table(table, group="run").rois == ["IFG", "MFG"]
 

@@ -146,6 +146,7 @@ def test_another_format_is_refused(tmp_path, content):
         load_result(path)
 
 
+@pytest.mark.filterwarnings("ignore:The 'phony_dims'")
 def test_a_plain_hdf5_file_is_refused(tmp_path):
     path = tmp_path / "plain.nc"
     with h5py.File(path, "w") as file:

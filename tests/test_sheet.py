@@ -94,7 +94,7 @@ def test_units_without_layout_are_refused_by_everything_spatial():
     assert not sheet.has_layout
     assert np.isnan(sheet.x).all()
     for call in (sheet.distances, sheet.neighbours, lambda: sheet.smoothing(1.0), lambda: sheet.to_image(np.zeros(7))):
-        with pytest.raises(InputError, match="Sheet.for_width"):
+        with pytest.raises(InputError, match=r"Sheet\.for_width"):
             call()
 
 

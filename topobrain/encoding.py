@@ -224,6 +224,8 @@ def encode(
     Y = responses.values
     design = _design(responses, folds, n_folds, inner_folds, gap, allow_duplicates, seed)
     usable = usable_voxels(Y)
+    for train, test in design.outer:  # a voxel constant in one fold has no score there, so no mean over folds
+        usable &= (np.ptp(Y[train], axis=0) > 0) & (np.ptp(Y[test], axis=0) > 0)
     regions = responses.rois
     roi = np.array([regions.index(label) for label in responses.labels("roi")])
     shape = (len(names), len(design.outer), Y.shape[1])
@@ -240,14 +242,13 @@ def encode(
         for k, (train, test) in enumerate(design.outer):
             fit = ridge_cv(
                 X[train],
-                Y[train],
+                np.where(usable, Y[train], np.nan),
                 alphas=grid,
-                folds=design.inner(train).splits,
+                folds=design.inner(train).splits if grid.size > 1 and selection == "kfold" else (),
                 selection=selection,
                 standardize=standardize,
             )
             prediction[test] = fit.predict(X[test])
-            prediction[np.ix_(test, ~usable)] = np.nan
             r[i, k, usable] = column_correlation(prediction[np.ix_(test, usable)], Y[np.ix_(test, usable)])
             alpha[i, k] = fit.alpha
             edges.append(fit.edge[usable])
@@ -326,8 +327,8 @@ def _design(
     groups = alike if labels is None else merge_groups(labels, alike)
     reach = (TIME_GAP if time_series else 0) if gap is None else gap
     scheme: Literal["contiguous", "shuffled"] = "shuffled" if folds == "shuffled" else "contiguous"
-    if isinstance(folds, int):
-        n_folds, folds = folds, "contiguous"
+    if isinstance(folds, int | np.integer):
+        n_folds, folds = int(folds), "contiguous"
     if isinstance(folds, str):
         require_choice("folds", folds, ("auto", "contiguous", "shuffled"))
         outer = make_folds(groups, n_folds, scheme=scheme, gap=reach, seed=seed)
@@ -348,7 +349,10 @@ def _design(
 def _given_folds(folds: Any, n_rows: int) -> Folds:
     splits = []
     for number, pair in enumerate(folds):
-        train, test = (np.asarray(rows, dtype=np.int64) for rows in pair)
+        try:
+            train, test = (np.asarray(rows, dtype=np.int64).reshape(-1) for rows in pair)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"fold {number} is no (train, test) pair of row numbers: {error}") from error
         if (
             train.size < 2
             or test.size == 0

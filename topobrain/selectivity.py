@@ -149,7 +149,8 @@ def localize(
         ``"two-sided"``, ``"greater"`` (on > off) or ``"less"``.
     smooth
         Smooth each stimulus's activations over the sheet first, with a Gaussian of this full width at half maximum (in
-        grid steps). The layout null then permutes places *before* smoothing, because smoothing alone makes patches.
+        the unit of the sheet's spacing). The layout null then permutes places *before* smoothing, because smoothing
+        alone makes patches.
     n_null
         Layout permutations for Moran's I, 0 for none.
     seed
@@ -262,7 +263,7 @@ class Profile(Result):
         return pd.DataFrame(
             {
                 "condition": self.labels("condition"),
-                "response": self.data["response"].values.mean(axis=0),
+                "response": np.nanmean(self.data["response"].values, axis=0),  # a part may lack a condition
                 "held_out_t": float(self.data["t"].values.mean()),
                 "n_units": int(self.data["selected"].values[0].sum()),
             }
@@ -325,7 +326,8 @@ def response_profile(
         mask = select_top(found.t, top)
         mean = values[:, mask].mean(axis=1, keepdims=True)
         outcome = TESTS[test](mean[on & test_rows], mean[off & test_rows])
-        response.append([float(mean[test_rows & (labels == c)].mean()) for c in conditions])
+        shown = [test_rows & (labels == condition) for condition in conditions]
+        response.append([float(mean[rows].mean()) if rows.any() else np.nan for rows in shown])
         t.append(float(outcome.t[0]))
         p.append(float(outcome.p[0]))
         chosen.append(mask)

@@ -69,7 +69,7 @@ def test_gap_counts_in_positions_when_rows_are_a_subset():
 
 
 def test_more_folds_than_groups_is_refused_with_the_count():
-    with pytest.raises(InputError, match="in 3 groups.*2 to 3 folds"):
+    with pytest.raises(InputError, match=r"in 3 groups.*2 to 3 folds"):
         stats.make_folds(["a", "a", "b", "c"], 4)
     with pytest.raises(InputError):
         stats.make_folds(range(10), 1)

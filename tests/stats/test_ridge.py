@@ -78,7 +78,8 @@ def test_folds_of_different_size_weigh_rows_not_folds():
     assert np.allclose(fit.loss, loss.min(axis=0), rtol=1e-9)
 
 
-@pytest.mark.parametrize("shape", [(60, 8), (40, 90)])
+@pytest.mark.filterwarnings("ignore:Solving ridge is slower")
+@pytest.mark.parametrize("shape", [PRIMAL, DUAL])
 def test_loss_at_himalayas_alpha_equals_himalayas(shape):
     X, Y = problem(shape)
     splits = inner_splits(shape[0])

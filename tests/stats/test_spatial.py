@@ -119,7 +119,7 @@ def test_maps_without_an_index_are_refused():
         stats.morans_i(np.where(np.isin(np.arange(16), [0, 2, 8, 10]), np.arange(16.0), np.nan), sheet)
     with pytest.raises(InputError, match="each of 16 units"):
         stats.morans_i(np.zeros(15), sheet)
-    with pytest.raises(InputError, match="Sheet.for_width"):
+    with pytest.raises(InputError, match=r"Sheet\.for_width"):
         stats.morans_i(np.arange(16.0), Sheet.none(16))
 
 
@@ -238,5 +238,5 @@ def test_responses_that_do_not_fit_are_refused(patchy):
         stats.generic_topography(values[:, 1:], sheet)
     with pytest.raises(InputError, match="3 stimuli"):
         stats.generic_topography(values[:2], sheet)
-    with pytest.raises(InputError, match="Sheet.for_width"):
+    with pytest.raises(InputError, match=r"Sheet\.for_width"):
         stats.generic_topography(values, Sheet.none(144))

@@ -90,9 +90,9 @@ def load_model(name: Any, *, weights: str | None = None, device: str = "auto") -
         from topobrain.models.huggingface import load_huggingface
 
         return load_huggingface(text.removeprefix("hf:"), weights=weights, device=device)
+    plugins = _plugins()
     if text in BUILTIN:
         return _built(_attribute(BUILTIN[text]), text, weights, device)
-    plugins = _plugins()
     if text in plugins:
         return _built(plugins[text].load(), text, weights, device)
     directory = Path(text).expanduser()

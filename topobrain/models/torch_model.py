@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -215,6 +216,7 @@ def _from_library(cls: type) -> bool:
     return cls.__module__.split(".")[0] in ("torch", "transformers")
 
 
+@functools.cache  # finding a class in its file parses the whole file
 def _code(cls: type) -> bytes:
     """Return what identifies the code of a module class; library classes are covered by the library's version."""
     if _from_library(cls):

