@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.server
 import os
@@ -103,3 +104,13 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TOPOBRAIN_CACHE", str(folder))
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield folder
+
+
+@pytest.fixture
+def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the tiny Topoformers of this test small and barely trained: seconds instead of minutes."""
+    from topobrain.training import tiny
+    from topobrain.training.loop import TrainingConfig
+
+    quick = TrainingConfig(steps=20, evaluate_every=10)
+    monkeypatch.setattr(tiny, "TinyConfig", functools.partial(tiny.TinyConfig, width=36, ffn_width=36, training=quick))

@@ -385,6 +385,22 @@ def test_gap_rows_do_not_train():
     assert found.data["r"].values[0, 2] == pytest.approx(expected)
 
 
+def test_inner_folds_leave_the_gap_too():
+    smooth = np.apply_along_axis(np.convolve, 0, white(150, 35), np.ones(5), "same")
+    X, Y, alphas = np.float32(smooth[:, :15]), smooth[:, 15:], [1.0, 30.0, 1000.0]
+    found = encode(*pair(X, Y, design="timeseries"), alphas=alphas, n_bootstrap=0)
+    bare = []
+    for k, (train, _) in enumerate(stats.make_folds(range(150), 5, gap=TIME_GAP)):
+        for gap in (TIME_GAP, 0):
+            inner = stats.make_folds(train, 5, gap=gap, positions=train).splits
+            alpha = stats.ridge_cv(X[train], Y[train], alphas=alphas, folds=inner, standardize=True).alpha
+            if gap:
+                assert np.array_equal(found.data["alpha"].values[0, k], alpha)
+            else:
+                bare.append(alpha)
+    assert not np.array_equal(found.data["alpha"].values[0], bare)
+
+
 def test_silent_volumes_of_a_time_series_may_share_a_text():
     X, Y = linear(100, 4, 3)
     stimuli = StimulusSet(["silence"] * 100)
@@ -454,13 +470,31 @@ def test_the_seed_decides_everything_random():
 
 def test_summary_has_one_row_a_layer_and_roi():
     X, Y = linear(60, v=3)
-    acts, brain = pair({"a": X, "b": X}, Y, roi=["p", "q", "q"], ceiling=[0.5, 0.8, np.nan])
+    acts, brain = pair({"a": X, "b": X}, Y, roi=["p", "q", "q"], ceiling=[0.5, 0.8, 0.6])
     summary = encode(acts, brain, n_permutations=9, **QUICK).summary()
     wanted = ["layer", "roi", "r", "ceiling", "normalized", "low", "high", "p"]
     assert [c for c in summary.columns if c in wanted] == wanted
     assert summary[["layer", "roi"]].to_numpy().tolist() == [["a", "p"], ["a", "q"], ["b", "p"], ["b", "q"]]
-    assert summary["ceiling"].tolist() == [0.5, 0.8, 0.5, 0.8]
+    assert np.allclose(summary["ceiling"], [0.5, 0.7, 0.5, 0.7])
     assert np.allclose(summary["normalized"], summary["r"] / summary["ceiling"])
+
+
+@pytest.mark.parametrize("ceiling", [[0.5, 0.8, np.nan], [0.5, 0.0, 0.0]])
+def test_a_region_whose_ceiling_is_not_known_throughout_is_not_normalized(ceiling):
+    X, Y = linear(60, v=3)
+    acts, brain = pair(X, Y, roi=["p", "q", "q"], ceiling=ceiling)
+    summary = encode(acts, brain, **QUICK).summary().set_index("roi")
+    assert np.isfinite(summary.loc["p", "normalized"])
+    assert np.isnan(summary.loc["q", "normalized"])
+
+
+def test_folds_and_groups_are_kept_with_the_result():
+    X, Y = linear(60, v=1)
+    acts, brain = pair(X, Y)
+    data = encode(acts, brain, **QUICK).data
+    assert data["test_fold"].dims == ("stimulus",)
+    assert set(data["test_fold"].values) == set(range(data.sizes["fold"]))
+    assert data["stimulus"].values.tolist() == brain.labels("stimulus").tolist()
 
 
 def test_without_a_ceiling_nothing_is_normalized():

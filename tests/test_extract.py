@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import itertools
 import os
 import signal
 import subprocess
@@ -216,7 +217,7 @@ def test_batches_hold_stimuli_of_about_equal_length_and_no_more_tokens_than_aske
     sizes = [(len(batch), [int(n) for n in model.survey(batch).lengths]) for batch in model.batches]
     assert sum(n for n, _ in sizes) == 60
     assert all(n * max(lengths) <= 60 for n, lengths in sizes)
-    assert all(max(a) <= min(b) for (_, a), (_, b) in zip(sizes[:-1], sizes[1:], strict=True))
+    assert all(max(a) <= min(b) for (_, a), (_, b) in itertools.pairwise(sizes))
 
 
 def test_the_order_of_stimuli_does_not_matter() -> None:
@@ -229,7 +230,7 @@ def test_the_order_of_stimuli_does_not_matter() -> None:
 
 def test_images_have_one_row_each() -> None:
     class Eye:
-        name, sheets = "eye", {"pixel": Sheet.grid(1, 3)}  # noqa: RUF012
+        name, sheets = "eye", {"pixel": Sheet.grid(1, 3)}
 
         def record(self, stimuli: Sequence[Any], layers: Sequence[str]) -> Recording:
             values = np.stack([image.mean(axis=(0, 1)) for image in stimuli])[:, None].astype(np.float32)
@@ -363,7 +364,7 @@ def test_provenance_keeps_every_option_and_hash() -> None:
 def test_progress_counts_stimuli_with_and_without_cache(cache: Path) -> None:
     for cached in (False, True):
         seen: list[tuple[int, int]] = []
-        extract(build(), sentences(), batch_tokens=30, cache=cached, progress=lambda *now: seen.append(now))
+        extract(build(), sentences(), batch_tokens=30, cache=cached, progress=lambda *now, seen=seen: seen.append(now))
         assert seen[-1] == (23, 23)
         assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
@@ -627,7 +628,7 @@ def truncate_half(path: Path) -> None:
 def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TOPOBRAIN_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(DataFileError, match="cannot write the activation cache in .*TOPOBRAIN_CACHE.*cache=False"):
+    with pytest.raises(DataFileError, match=r"cannot write the activation cache in .*TOPOBRAIN_CACHE.*cache=False"):
         extract(build(), sentences())
     assert extract(build(), sentences(), cache=False).layers == list(LAYERS)
 

@@ -209,6 +209,15 @@ def test_a_reader_never_sees_a_half_written_file_under_the_final_name(acts, tmp_
     assert leftovers(tmp_path) == ["acts.nc"]
 
 
+def test_a_file_that_is_open_elsewhere_keeps_its_content_when_it_is_saved_over(acts, tmp_path):
+    path = acts.save(tmp_path / "acts.nc")
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        acts.only("two").save(path)
+        assert reader.read() == before
+    assert path.read_bytes() != before
+
+
 def test_reading_a_result_does_not_import_torch(acts, tmp_path):
     path = acts.save(tmp_path / "acts.nc")
     code = (

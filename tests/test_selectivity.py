@@ -204,6 +204,8 @@ def test_several_contrasts_stand_side_by_side():
     assert both.contrasts == ["language", "syntax"]
     assert np.array_equal(both.values("l", contrast="language"), localize(acts, LANGUAGE).values("l"))
     assert both.summary()["contrast"].tolist() == ["language", "syntax"]
+    for name in both.contrasts:
+        assert np.array_equal(both.values("l", "q", contrast=name), stats.fdr_bh(both.values("l", "p", contrast=name)))
     with pytest.raises(InputError, match="several contrasts"):
         both.values("l")
     with pytest.raises(UnknownNameError, match="Did you mean 'syntax'"):

@@ -142,7 +142,7 @@ def test_a_difference_between_identical_calls_is_caught() -> None:
 def test_a_global_generator_that_moves_is_caught(generator: str) -> None:
     class Drawing(Right):
         def record(self, stimuli: Sequence[Any], layers: Sequence[str]) -> Recording:
-            {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(1)}[generator]()  # noqa: NPY002
+            {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(1)}[generator]()
             return super().record(stimuli, layers)
 
     report = check_model(Drawing(), raises=False)

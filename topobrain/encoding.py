@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -63,8 +64,8 @@ class Encoding(Result):
 
     @property
     def normalized(self) -> xr.DataArray:
-        """Mean r over folds divided by the voxel's noise ceiling (layer, voxel); NaN without a ceiling, never clipped."""
-        return self.data["r"].mean("fold") / self.data["ceiling"]
+        """Mean r over folds divided by the voxel's noise ceiling (layer, voxel), never clipped; NaN without a ceiling above 0."""
+        return self.data["r"].mean("fold") / self.data["ceiling"].where(self.data["ceiling"] > 0)
 
     def summary(self) -> pd.DataFrame:
         """Return one row a layer and ROI: ``layer roi n_voxels r ceiling normalized low high p``.
@@ -85,7 +86,7 @@ class Encoding(Result):
                         "n_voxels": int(self.data["region_voxels"].values[j]),
                         "r": value["r"],
                         "ceiling": ceiling,
-                        "normalized": value["r"] / ceiling,
+                        "normalized": value["r"] / ceiling if ceiling > 0 else np.nan,
                         "low": value["low"],
                         "high": value["high"],
                         "p": value["p"],
@@ -403,7 +404,7 @@ def _result(
 
     def mean_ceiling(j: int) -> float:
         values = ceiling[(roi == j) & usable]
-        return float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
+        return float(values.mean()) if values.size else np.nan  # known for all of a region's voxels, or not known
 
     fields = {key: value for key, value in activations.provenance.items() if key not in ("versions", "stimuli")}
     brain = {key: value for key, value in responses.provenance.items() if key != "versions"}
@@ -416,6 +417,8 @@ def _result(
         "n_groups": len(np.unique(design.groups)),
         "permutation_scheme": design.exchange,
         "interval": "95 % bootstrap over stimuli",
+        "dtype": "float64",
+        "threads": {name: os.environ.get(name, "default") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
         "n_unusable_voxels": int((~usable).sum()),
         "share_at_lowest_alpha": dict(zip(names, edge[:, 0].round(4).tolist(), strict=True)),
         "share_at_highest_alpha": dict(zip(names, edge[:, 1].round(4).tolist(), strict=True)),
@@ -427,12 +430,15 @@ def _result(
             "ceiling": (("voxel",), ceiling),
             **{f"region_{name}": (("layer", "region"), array) for name, array in region.items()},
             "region_ceiling": (("region",), np.array([mean_ceiling(j) for j in range(len(regions))])),
+            "test_fold": (("stimulus",), design.outer.test_fold(len(design.groups))),
+            "group": (("stimulus",), design.groups),
             "region_voxels": (("region",), np.array([int((usable & (roi == j)).sum()) for j in range(len(regions))])),
         },
         coords={
             "layer": ("layer", np.array(names, dtype=object)),
             "fold": ("fold", np.arange(r.shape[1])),
             "region": ("region", np.array(regions, dtype=object)),
+            "stimulus": ("stimulus", responses.labels("stimulus")),
             **{
                 str(name): ("voxel", coord.values)
                 for name, coord in responses.data.coords.items()

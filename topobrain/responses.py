@@ -91,8 +91,8 @@ class BrainResponses(Result):
             return array.astype(object) if array.dtype.kind in "US" else array
 
         ceilings = one_each("ceiling", np.nan if ceiling is None else ceiling).astype(float)
-        if (ceilings <= 0).any() or (ceilings > 1).any():
-            raise InputError("a noise ceiling is a correlation above 0 and at most 1 (NaN where unknown)")
+        if (ceilings < 0).any() or (ceilings > 1).any():
+            raise InputError("a noise ceiling is a correlation from 0 to 1 (NaN where unknown)")
         data = xr.Dataset(
             {"value": (("stimulus", "voxel"), values), **{k: (d, v) for k, (d, v) in (variables or {}).items()}},
             coords={

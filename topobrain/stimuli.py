@@ -166,7 +166,8 @@ class Contrast:
     def __post_init__(self) -> None:
         for side in ("on", "off"):
             value = getattr(self, side)
-            values = (value,) if isinstance(value, str) else tuple(str(v) for v in value)
+            several = isinstance(value, list | tuple | set | frozenset | np.ndarray)
+            values = tuple(str(v) for v in value) if several else (str(value),)
             if not values:
                 raise InputError(f"contrast {self.name!r} has no condition on its {side!r} side")
             object.__setattr__(self, side, values)

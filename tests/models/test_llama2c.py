@@ -14,7 +14,7 @@ from topobrain._checks import DataFileError
 from topobrain.models.llama2c import HEADER, build_llama, read_llama2c, read_tokenizer
 from topobrain.testing import check_model
 
-SIZES = {"dim": 8, "hidden_dim": 12, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 20, "seq_len": 16}
+SIZES = {"dim": 16, "hidden_dim": 12, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 20, "seq_len": 16}
 
 
 def checkpoint(path: Path, sizes: Mapping[str, int] = SIZES, *, shared: bool = True) -> dict[str, np.ndarray]:
@@ -102,7 +102,7 @@ def test_tensors_land_where_they_belong(tmp_path: Path) -> None:
     ):
         for layer in range(2):
             np.testing.assert_array_equal(state[f"model.layers.{layer}.{key}.weight"].numpy(), tensors[name][layer])
-    assert state["model.layers.0.self_attn.k_proj.weight"].shape == (4, 8)
+    assert state["model.layers.0.self_attn.k_proj.weight"].shape == (8, 16)
 
 
 @pytest.mark.parametrize("cut", [1, 4, 1000])
@@ -125,7 +125,7 @@ def test_a_checkpoint_with_bytes_left_over_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_shorter_than_the_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.bin").write_bytes(b"\1\2\3")
-    with pytest.raises(DataFileError, match="has 3 bytes: no llama2.c checkpoint"):
+    with pytest.raises(DataFileError, match=r"has 3 bytes: no llama2\.c checkpoint"):
         read_llama2c(tmp_path / "m.bin")
 
 
@@ -137,13 +137,13 @@ def test_a_header_that_makes_no_sense_is_shown(wrong: dict[str, int], tmp_path: 
     checkpoint(path)
     header = struct.pack("<7i", *({**SIZES, **wrong}[key] for key in HEADER))
     path.write_bytes(header + path.read_bytes()[28:])
-    with pytest.raises(DataFileError, match="no llama2.c version-0 checkpoint: its header reads .*'seq_len'"):
+    with pytest.raises(DataFileError, match=r"no llama2\.c version-0 checkpoint: its header reads .*'seq_len'"):
         read_llama2c(path)
 
 
 def test_a_file_of_the_later_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.bin").write_bytes(b"24ka" + struct.pack("<i", 1) + bytes(248) + bytes(4000))
-    with pytest.raises(DataFileError, match="no llama2.c version-0"):
+    with pytest.raises(DataFileError, match=r"no llama2\.c version-0"):
         read_llama2c(tmp_path / "m.bin")
 
 
@@ -160,13 +160,18 @@ PIECES = [
     "he",
     " the",
     "é",
+    "a",
+    "b",
+    "c",
+    "ab",
+    "bc",
 ]
 N_PIECES = len(PIECES)
 
 
 def tokenizer_file(path: Path) -> Path:
     raw = struct.pack("<i", 10)
-    scores = {" t": -1.0, "he": -2.0, " the": -3.0}
+    scores = {" t": -1.0, "he": -2.0, " the": -3.0, "bc": -4.0, "ab": -5.0}
     for piece in PIECES:
         encoded = piece.encode()
         raw += struct.pack("<fi", scores.get(piece, -10.0), len(encoded)) + encoded
@@ -178,6 +183,7 @@ def test_pieces_join_in_the_order_of_their_scores(tmp_path: Path) -> None:
     tokenizer = read_tokenizer(tokenizer_file(tmp_path / "t.bin"), N_PIECES)
     assert tokenizer("the")["input_ids"] == [1, PIECES.index(" the")]
     assert tokenizer("th")["input_ids"] == [1, PIECES.index(" t"), PIECES.index("h")]
+    assert tokenizer("abc")["input_ids"] == [1, *(PIECES.index(piece) for piece in (" ", "a", "bc"))]
     assert tokenizer("eé")["input_ids"] == [1, PIECES.index(" "), PIECES.index("e"), PIECES.index("é")]
 
 
@@ -199,9 +205,9 @@ def test_a_truncated_tokenizer_is_refused(kept: int, tmp_path: Path) -> None:
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     path = tokenizer_file(tmp_path / "t.bin")
-    with pytest.raises(DataFileError, match="10 bytes after its .* another vocabulary size"):
+    with pytest.raises(DataFileError, match=r"10 bytes after its .* another vocabulary size"):
         read_tokenizer(path, N_PIECES - 1)
-    with pytest.raises(DataFileError, match="no llama2.c tokenizer"):
+    with pytest.raises(DataFileError, match=r"no llama2\.c tokenizer"):
         read_tokenizer(path, N_PIECES + 1)
 
 

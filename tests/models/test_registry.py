@@ -152,7 +152,7 @@ def test_objects_classes_and_callables_need_no_name() -> None:
 
 
 def test_a_bare_torch_module_is_told_how_to_become_a_model() -> None:
-    with pytest.raises(InputError, match="is a torch module: wrap it with topobrain.TorchModel"):
+    with pytest.raises(InputError, match=r"is a torch module: wrap it with topobrain\.TorchModel"):
         load_model(nn.Linear(2, 2))
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -300,18 +303,43 @@ def test_the_hash_stays_the_same_for_what_changes_no_number() -> None:
     assert transformer().weights_hash() == before
 
 
-def test_the_hash_covers_the_code_of_inherited_classes() -> None:
-    sources = ["return x + 1", "return x + 2"]
+CODE = """
+from torch import nn
+
+class Base(nn.Module):
+    def forward(self, x):
+        return self.changed(x)
+
+    def changed(self, x):
+        return x + {}
+
+class Part(Base):
+    pass
+"""
+
+
+def test_the_hash_covers_the_code_of_inherited_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = []
-    for source in sources:
-        spelled: dict[str, Any] = {"nn": nn, "__name__": "typed"}
-        exec(
-            f"class Base(nn.Module):\n    def forward(self, x):\n        {source}\n\nclass Part(Base):\n    pass\n",
-            spelled,
-        )
+    for version in ("1", "2", "1 "):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "own_layers.py").write_text(CODE.format(version.strip()))
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(tmp_path / version)
+            patch.delitem(sys.modules, "own_layers", raising=False)
+            module = nn.Sequential(importlib.import_module("own_layers").Part())
+            hashes.append(TorchModel("own", module, encode_words, {"0": Sheet.none(2)}, device="cpu").weights_hash())
+            sys.modules.pop("own_layers")
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_the_hash_covers_code_without_a_file() -> None:
+    hashes = []
+    for version in ("1", "2", "1"):
+        spelled: dict[str, Any] = {"__name__": "typed"}
+        exec(CODE.format(version), spelled)
         module = nn.Sequential(spelled["Part"]())
         hashes.append(TorchModel("typed", module, encode_words, {"0": Sheet.none(2)}, device="cpu").weights_hash())
-    assert hashes[0] != hashes[1]
+    assert hashes[0] == hashes[2] != hashes[1]
 
 
 def test_survey_lengths_and_digest_follow_the_encoded_stimuli() -> None:

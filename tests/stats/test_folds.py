@@ -90,8 +90,8 @@ def test_a_gap_that_eats_all_training_rows_is_refused():
 
 
 def test_test_fold_numbers_the_rows():
-    assert stats.make_folds(range(6), 3).test_fold.tolist() == [0, 0, 1, 1, 2, 2]
-    assert stats.Folds(((np.array([0, 1]), np.array([3])),), "given").test_fold.tolist() == [-1, -1, -1, 0]
+    assert stats.make_folds(range(6), 3).test_fold(6).tolist() == [0, 0, 1, 1, 2, 2]
+    assert stats.Folds(((np.array([0, 1]), np.array([3])),), "given").test_fold(5).tolist() == [-1, -1, -1, 0, -1]
 
 
 def test_duplicates_ignore_case_and_outer_spaces_only():

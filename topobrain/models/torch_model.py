@@ -224,8 +224,8 @@ def _code(cls: type) -> bytes:
         return version.encode()
     try:
         return inspect.getsource(cls).encode()
-    except (OSError, TypeError):  # typed into an interpreter: fall back on the compiled forward
-        return _content(getattr(cls, "forward", None))
+    except (OSError, TypeError):  # typed into an interpreter: fall back on the compiled methods
+        return _content({name: value for name, value in vars(cls).items() if callable(value)})
 
 
 def _content(value: Any) -> bytes:

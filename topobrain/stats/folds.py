@@ -38,10 +38,8 @@ class Folds:
     def __len__(self) -> int:
         return len(self.splits)
 
-    @property
-    def test_fold(self) -> np.ndarray:
-        """Fold number in which each row is tested, -1 where it never is."""
-        n_rows = 1 + max(int(max(train.max(), test.max())) for train, test in self.splits)
+    def test_fold(self, n_rows: int) -> np.ndarray:
+        """Return the number of the fold in which each row is tested (row,), -1 where it never is."""
         fold = np.full(n_rows, -1)
         for number, (_, test) in enumerate(self.splits):
             fold[test] = number

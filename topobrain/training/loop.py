@@ -105,7 +105,7 @@ def train_masked_lm(
             loss, _, _ = _step_loss(module, table[rows], lengths[rows], mask, draws, where)
             if not torch.isfinite(loss):
                 raise InputError(
-                    f"training diverged: the loss of {name} is {float(loss)} at step {step}; lower the rate"
+                    f"training diverged: the loss of {name} is {float(loss.detach())} at step {step}; lower the rate"
                 )
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

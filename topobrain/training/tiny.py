@@ -50,6 +50,8 @@ class TinyConfig:
         ``"simulated-text"`` (the template language) or the name of a corpus in the store, e.g. ``"brown"``.
     vocab_size, width, ffn_width, max_length
         Size; the width is a square number.
+    n_words
+        Fewest and most words of a training text; others are left out (long ones cost most of the time).
     querying, reweighting
         Area fractions of the topographic model's discs (the published one-layer values); its twin has neither.
     training
@@ -61,6 +63,7 @@ class TinyConfig:
     width: int = 400
     ffn_width: int = 800
     max_length: int = 128
+    n_words: tuple[int, int] = (4, 16)
     querying: float = 0.1
     reweighting: float = 0.3
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -156,7 +159,8 @@ def _trained(config: TinyConfig, topographic: bool, device: str, progress: Progr
 def corpus_texts(config: TinyConfig) -> tuple[list[str], list[str]]:
     """Return training and held-out texts of a corpus, shuffled by the seed; repeated texts count once."""
     lines = (line.strip() for text in load_text(config.corpus) for line in text.splitlines())
-    texts = list(dict.fromkeys(line for line in lines if line))
+    fewest, most = config.n_words
+    texts = list(dict.fromkeys(line for line in lines if fewest <= len(line.split()) <= most))
     if len(texts) < 2 * N_HELD_OUT:
         raise InputError(f"corpus {config.corpus!r} has {len(texts)} texts, training needs at least {2 * N_HELD_OUT}")
     order = np.random.default_rng(config.training.seed).permutation(len(texts))[: MAX_TEXTS + N_HELD_OUT]

@@ -1,0 +1,61 @@
+"""The README's Python runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+STORY, OWN_MODEL = (block for block in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_story_has_at_most_ten_lines():
+    assert len(STORY.strip().splitlines()) <= 10
+
+
+@pytest.mark.slow
+def test_the_story_on_real_data(real_data, tiny_models, tmp_path, capsys):
+    names = {}
+    exec(STORY, names)
+    assert (tmp_path / "results" / "encoding.nc").is_file()
+    table = names["enc"].summary()
+    assert table["roi"].nunique() == 6
+    assert {"layer", "roi", "r", "ceiling", "normalized", "low", "high", "p"} <= set(table)
+    assert "netw" in capsys.readouterr().out
+    assert not names["enc"].simulated
+
+
+@pytest.mark.slow
+def test_the_story_without_data(store, tiny_models, tmp_path):
+    told = 'write `"simulated-langloc"` for `"langloc"` and `"simulated"` for `"tuckute2024"`'
+    assert told in README.read_text().replace("\n", " ")
+    names = {}
+    exec(STORY.replace('"langloc"', '"simulated-langloc"').replace('"tuckute2024"', '"simulated"'), names)
+    assert (tmp_path / "results" / "encoding.nc").is_file()
+    assert names["enc"].simulated
+    assert names["lang"].simulated
+
+
+def test_the_model_of_ones_own(store, capsys):
+    names = {}
+    exec(OWN_MODEL, names)
+    assert "9 checks passed, 0 failed" in capsys.readouterr().out
+    assert names["scores"].layers == ["0", "2"]
+
+
+def test_the_model_of_ones_own_from_the_command_line(store, tmp_path, capsys):
+    from topobrain.cli import main
+
+    (tmp_path / "my_model.py").write_text(OWN_MODEL.split("print(")[0])
+    options = ["--n-permutations", "20", "--n-bootstrap", "20", "--roi", "IFG", "--out", "o"]
+    assert main(["encode", "--model", "my_model:build", "--data", "simulated", *options]) == 0
+    assert "encoding of my model (simulated data)" in capsys.readouterr().out
