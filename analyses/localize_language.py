@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import topobrain as tb
-from topobrain.selectivity import response_profile
 
 CONTRAST = tb.Contrast("sentence - nonword", on="sentence", off="nonword")
 
@@ -29,7 +28,7 @@ def run(config: Config, model: tb.Model | None = None) -> list[Path]:
     model = model or tb.load_model(config.model, weights=config.weights)
     activations = tb.extract(model, tb.load_stimuli(config.stimuli))
     found = tb.localize(activations, CONTRAST, n_null=config.n_null, seed=config.seed)
-    profile = response_profile(activations, CONTRAST, split="odd-even", top=config.top)
+    profile = tb.response_profile(activations, CONTRAST, split="odd-even", top=config.top)
     label = file_label(model.name)
     return [
         found.save(config.out / f"selectivity_{label}.nc"),

@@ -359,7 +359,8 @@ def print_numbers(out: Path, config: Config) -> None:
         elif isinstance(result, tb.Selectivity) and table["morans_i"].notna().any():
             row = table.loc[table["morans_i"].idxmax()]
             maps.add_row(name, tb.plot.short_layer(row.layer), f"{row.n_selective}/{row.n_units}", f"{row.morans_i:.2f}",
-                         f"{row.null_mean + 0:.2f} ± {row.null_sd:.2f}".replace("-0.00", "0.00"), f"{row.p_layout:.3f}")  # fmt: skip
+                         f"{row.null_mean:.2f} ± {row.null_sd:.2f}".replace("-0.00", "0.00"),
+                         f"{row.p_layout:.3f}")  # fmt: skip
         result.data.close()
     scores.add_column("model", no_wrap=True)
     for roi in ceilings:

@@ -33,6 +33,8 @@ _NAMES = {
     "extract": "topobrain.extract",
     "localize": "topobrain.selectivity",
     "Selectivity": "topobrain.selectivity",
+    "response_profile": "topobrain.selectivity",
+    "Profile": "topobrain.selectivity",
     "topography": "topobrain.topography",
     "Topography": "topobrain.topography",
     "encode": "topobrain.encoding",
@@ -70,15 +72,36 @@ sys.modules[__name__].__class__ = _Package
 
 
 if TYPE_CHECKING:
-    from topobrain import data, models, nn, plot, report, stats, testing, training
-    from topobrain.activations import Activations
-    from topobrain.data import list_data, load_responses, load_stimuli, load_text
-    from topobrain.encoding import Encoding, encode
-    from topobrain.extract import extract
-    from topobrain.models import Model, Recording, TorchModel, list_models, load_model
-    from topobrain.responses import BrainResponses
-    from topobrain.results import Result, load_result
-    from topobrain.selectivity import Selectivity, localize
-    from topobrain.sheet import Sheet
-    from topobrain.stimuli import Contrast, StimulusSet
-    from topobrain.topography import Topography, topography
+    from topobrain import data as data
+    from topobrain import models as models
+    from topobrain import nn as nn
+    from topobrain import plot as plot
+    from topobrain import report as report
+    from topobrain import stats as stats
+    from topobrain import testing as testing
+    from topobrain import training as training
+    from topobrain.activations import Activations as Activations
+    from topobrain.data import list_data as list_data
+    from topobrain.data import load_responses as load_responses
+    from topobrain.data import load_stimuli as load_stimuli
+    from topobrain.data import load_text as load_text
+    from topobrain.encoding import Encoding as Encoding
+    from topobrain.encoding import encode as encode
+    from topobrain.extract import extract as extract
+    from topobrain.models import Model as Model
+    from topobrain.models import Recording as Recording
+    from topobrain.models import TorchModel as TorchModel
+    from topobrain.models import list_models as list_models
+    from topobrain.models import load_model as load_model
+    from topobrain.responses import BrainResponses as BrainResponses
+    from topobrain.results import Result as Result
+    from topobrain.results import load_result as load_result
+    from topobrain.selectivity import Profile as Profile
+    from topobrain.selectivity import Selectivity as Selectivity
+    from topobrain.selectivity import localize as localize
+    from topobrain.selectivity import response_profile as response_profile
+    from topobrain.sheet import Sheet as Sheet
+    from topobrain.stimuli import Contrast as Contrast
+    from topobrain.stimuli import StimulusSet as StimulusSet
+    from topobrain.topography import Topography as Topography
+    from topobrain.topography import topography as topography

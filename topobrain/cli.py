@@ -72,11 +72,12 @@ class Data:
         if self.action == "fetch":
             if not self.names:
                 raise InputError("name the data sets to fetch: topobrain data fetch NAME ...")
-            rows = [{"name": n, "file": str(path)} for n in self.names for path in fetch(n).values()]
-            _print_rows(rows, self.as_json)
+            found_files = [{"name": n, "file": str(path)} for n in self.names for path in fetch(n).values()]
+            _print_rows(found_files, self.as_json)
             return 0
         manifests = [find_manifest(name)[0] for name in self.names] or list(load_manifests().values())
-        rows, wrong = [], False
+        rows: list[dict[str, Any]] = []
+        wrong = False
         for manifest in manifests:
             found = status(manifest)
             rows.append({"name": manifest.name, "status": found.state, "files": len(found.files)})
@@ -400,7 +401,7 @@ def _split(names: str | None) -> list[str]:
     return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
-def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _print_rows(rows: Any, as_json: bool) -> None:
     if as_json:
         from topobrain.results import to_plain
 
@@ -485,7 +486,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"topobrain {__version__}")
         return 0
     command: Any = tyro.cli(
-        Command,  # type: ignore[arg-type]
+        Command,
         prog="topobrain",
         description="Is this model organised like the brain? Selectivity maps, topography and encoding of brain responses.",
         args=given,

@@ -98,7 +98,7 @@ def test_one_axes_takes_one_layer():
     _, ax = plt.subplots()
     with pytest.raises(InputError, match="name the layer"):
         tb.plot.sheet(selectivity(), ax)
-    with pytest.raises(UnknownNameError, match="Did you mean 'l.1'"):
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'l\.1'"):
         tb.plot.sheet(selectivity(), ax, layer="l1")
 
 

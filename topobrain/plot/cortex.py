@@ -44,7 +44,8 @@ def surface(
         ``"lateral"``, ``"medial"``, ``"ventral"``, ...
     """
     import matplotlib.pyplot as plt
-    from nilearn import datasets, plotting, surface as meshes
+    from nilearn import datasets, plotting
+    from nilearn import surface as meshes
     from scipy.spatial import cKDTree
 
     vertices, values = np.asarray(vertices, dtype=int), np.asarray(values, dtype=float)

@@ -130,6 +130,7 @@ def _first_use(name: str, step: int, steps: int, loss: float) -> None:
 
 
 def trained_directory(config: TinyConfig, topographic: bool) -> Path:
+    """Return where a trained model is kept in the cache."""
     return cache_directory() / "models" / f"{model_name(config, topographic)}-{config.digest()}"
 
 
