@@ -242,15 +242,14 @@ def run(config: Config) -> Path:
     out = config.directory
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
-        lock.acquire()
+        held = FileLock(out / ".lock").acquire(timeout=0)
     except Timeout:
         raise InputError(f"another run is writing {out}: wait for it, or choose another folder with --out") from None
     except OSError as error:
         raise DataFileError(
             f"cannot write results to {out}: {error.strerror or error}; choose another with --out"
         ) from error
-    with lock:
+    with held:
         return _run(config, out)
 
 
@@ -338,7 +337,6 @@ def print_numbers(out: Path, config: Config) -> None:
     from rich.table import Table
 
     mark = " (simulated)" if config.simulated else ""
-    console = Console(width=max(116, Console().width))
     maps = Table(title=f"Language selectivity{mark}: Moran's I of the t-map beside its layout null, most patchy layer")
     for column in ("model", "layer", "units with q < .05", "Moran's I", "null", "p"):
         maps.add_column(column, justify="left" if column in ("model", "layer") else "right", no_wrap=True)
@@ -369,6 +367,8 @@ def print_numbers(out: Path, config: Config) -> None:
         scores.add_row(name, *(cells.get(roi, "-") for roi in ceilings))
     scores.add_section()
     scores.add_row("noise ceiling", *(f"{value:.3f}  (1.00)" for value in ceilings.values()))
+    # a cell that is cut says nothing: rather let a narrow terminal wrap the line
+    console = Console(width=max(44 + 16 * len(ceilings), 110))
     console.print(scores)
     if maps.row_count:
         console.print(maps)

@@ -106,11 +106,17 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture
-def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the tiny Topoformers of this test small and barely trained: seconds instead of minutes."""
+def make_tiny_models_quick(patch: pytest.MonkeyPatch) -> None:
+    """Make the tiny Topoformers small and barely trained on little text: seconds instead of minutes."""
     from topobrain.training import tiny
     from topobrain.training.loop import TrainingConfig
 
     quick = TrainingConfig(steps=20, evaluate_every=10)
-    monkeypatch.setattr(tiny, "TinyConfig", functools.partial(tiny.TinyConfig, width=36, ffn_width=36, training=quick))
+    patch.setattr(tiny, "TinyConfig", functools.partial(tiny.TinyConfig, width=36, ffn_width=36, training=quick))
+    patch.setattr(tiny, "MAX_TEXTS", 2000)
+
+
+@pytest.fixture
+def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the tiny Topoformers of this test quick."""
+    make_tiny_models_quick(monkeypatch)

@@ -7,9 +7,9 @@ import importlib
 import json
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -34,15 +34,11 @@ KINDS = {
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that computed a result (only those already loaded)."""
+    """Return the versions of topobrain, Python and the libraries that numbers depend on."""
     from topobrain import __version__
 
-    found = {"topobrain": __version__, "python": platform.python_version()}
-    for name in ("numpy", "scipy", "sklearn", "torch", "transformers", "xarray", "nilearn"):
-        module = sys.modules.get(name)
-        if module is not None:
-            found[name] = str(getattr(module, "__version__", "unknown"))
-    return found
+    installed = {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torch", "transformers", "xarray")}
+    return {"topobrain": __version__, "python": platform.python_version(), **installed}
 
 
 def to_plain(value: Any) -> Any:
