@@ -73,7 +73,10 @@ def test_a_second_run_does_nothing_and_a_damaged_file_is_made_again(simulated_ru
         damaged.write_bytes(b"x")
         reproduce.run(config)
     out = capsys.readouterr().out
-    assert out.count("up to date") in (8, 9)  # the localization ran again; the figures only if its file came out different
+    assert out.count("up to date") in (
+        8,
+        9,
+    )  # the localization ran again; the figures only if its file came out different
     assert tb.load_result(damaged).kind == "selectivity"
 
 

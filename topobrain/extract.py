@@ -212,7 +212,10 @@ class _Job:
         with torch.autocast(device.type, dtype=torch.bfloat16) if low else nullcontext():
             try:
                 recording = self.model.record([self.stimuli.items[i] for i in batch], layers)
-            except (MemoryError, torch.OutOfMemoryError) as error:
+            except (MemoryError, RuntimeError) as error:  # on the CPU torch raises a plain RuntimeError
+                full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+                if not full:
+                    raise
                 raise InputError(
                     f"out of memory with a batch of {len(batch)} stimuli of up to {int(self.lengths[batch].max())} tokens on "
                     f"{device}: use a smaller batch_tokens (now {self.options['batch_tokens']})"
