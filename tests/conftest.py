@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 import hashlib
 import http.server
 import os
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from small_models import make_tiny_models_quick
 
 from topobrain.store.manifest import DataFile, Manifest, Part
 
@@ -104,16 +104,6 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TOPOBRAIN_CACHE", str(folder))
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield folder
-
-
-def make_tiny_models_quick(patch: pytest.MonkeyPatch) -> None:
-    """Make the tiny Topoformers small and barely trained on little text: seconds instead of minutes."""
-    from topobrain.training import tiny
-    from topobrain.training.loop import TrainingConfig
-
-    quick = TrainingConfig(steps=20, evaluate_every=10)
-    patch.setattr(tiny, "TinyConfig", functools.partial(tiny.TinyConfig, width=36, ffn_width=36, training=quick))
-    patch.setattr(tiny, "MAX_TEXTS", 2000)
 
 
 @pytest.fixture

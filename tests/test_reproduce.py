@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import make_tiny_models_quick
+from small_models import make_tiny_models_quick
 
 import topobrain as tb
 from analyses import reproduce
@@ -131,7 +131,7 @@ def test_two_runs_into_one_folder_do_not_mix(tmp_path):
 def test_ctrl_c_keeps_finished_steps(tmp_path):
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
-        "import pytest, conftest; conftest.make_tiny_models_quick(pytest.MonkeyPatch())\n"
+        "import pytest, small_models; small_models.make_tiny_models_quick(pytest.MonkeyPatch())\n"
         "import sys; from analyses import reproduce\n"
         f"c = reproduce.Config(out=__import__('pathlib').Path({str(tmp_path / 'o')!r}), training_steps=5, n_permutations=5)\n"
         "sys.exit(reproduce.main(c))"
