@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from jaxtyping import Float
 
 from topobrain._checks import InputError
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 
 def noise_ceiling(repeats: Float[np.ndarray, "repeat stimulus voxel"]) -> Float[np.ndarray, " voxel"]:
@@ -54,4 +50,4 @@ def spearman_brown(r: float | np.ndarray, factor: float = 2.0) -> np.ndarray:
     0.6667
     """
     reliability = np.asarray(r, dtype=np.float64)
-    return factor * reliability / (1 + (factor - 1) * reliability)
+    return np.asarray(factor * reliability / (1 + (factor - 1) * reliability))

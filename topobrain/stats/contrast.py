@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from topobrain._checks import InputError, require_choice
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
 
 Alternative = Literal["two-sided", "greater", "less"]
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from jaxtyping import Float
 
 from topobrain._checks import InputError
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 
 def unit_norm(values: Float[np.ndarray, "stimulus voxel"]) -> Float[np.ndarray, "stimulus voxel"]:

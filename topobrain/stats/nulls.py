@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from topobrain._checks import InputError
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 
 class NullTest(NamedTuple):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from topobrain._checks import InputError, require_choice
 from topobrain.stats.correlation import unit_norm
 from topobrain.stats.folds import Folds, duplicate_groups
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 VOXEL_TILE = 2048
 

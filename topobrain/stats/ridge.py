@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from topobrain._checks import InputError, require_choice
 from topobrain.stats.folds import Split, make_folds
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 VOXEL_TILE = 1024
 """Voxels solved at a time: bounds memory, and is wide enough for full-speed products."""

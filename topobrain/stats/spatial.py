@@ -3,18 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
 from topobrain._checks import InputError
 from topobrain.stats.correlation import unit_norm
 from topobrain.stats.nulls import layout_permutations
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
-    from topobrain.sheet import Sheet
+@runtime_checkable
+class Layout(Protocol):
+    """What spatial statistics need of a `topobrain.Sheet`: this floor lies below it."""
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Rows of the grid."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Columns of the grid."""
+        ...
+
+    @property
+    def spacing(self) -> float:
+        """Distance between neighbouring units."""
+        ...
+
+    def distances(self) -> np.ndarray:
+        """Return distances between all units (unit, unit)."""
+        ...
+
+    def neighbours(self, kind: Literal["queen", "rook"] = "queen") -> Any:
+        """Return the sparse binary adjacency (unit, unit)."""
+        ...
+
 
 RADII = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Radii of the generic topography statistic, as shares of the sheet's side."""
@@ -22,7 +52,7 @@ RADII = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 def morans_i(
     values: Float[np.ndarray, " unit"] | Float[np.ndarray, "map unit"],
-    sheet: Sheet,
+    sheet: Layout,
     *,
     neighbours: Literal["queen", "rook"] = "queen",
 ) -> float | Float[np.ndarray, " map"]:
@@ -92,7 +122,7 @@ def _morans_i(maps: np.ndarray, weights: Any) -> np.ndarray:
 
 
 def layout_null(
-    values: Float[np.ndarray, " unit"], sheet: Sheet, *, n_null: int = 1000, seed: int = 0
+    values: Float[np.ndarray, " unit"], sheet: Layout, *, n_null: int = 1000, seed: int = 0
 ) -> Float[np.ndarray, " null"]:
     """Return Moran's I of a map after ``n_null`` permutations of the units' places (NaN units stay where they are)."""
     maps = np.tile(np.asarray(values, dtype=np.float64), (n_null, 1))
@@ -102,7 +132,7 @@ def layout_null(
 
 
 def generic_topography(
-    responses: Float[np.ndarray, "stimulus unit"], sheet: Sheet, *, radii: Sequence[float] = RADII
+    responses: Float[np.ndarray, "stimulus unit"], sheet: Layout, *, radii: Sequence[float] = RADII
 ) -> float:
     r"""Do units that respond alike lie close together, whatever they respond to?
 

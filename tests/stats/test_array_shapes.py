@@ -1,0 +1,52 @@
+"""The shapes in the signatures of `topobrain.stats` are true: every call is checked by jaxtyping and beartype.
+
+In a process of its own, because the check has to be installed before the package is imported, and because the other
+tests ask for topobrain's own messages on arrays that do not fit.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CHECKED = """
+from jaxtyping import TypeCheckError, install_import_hook
+install_import_hook("topobrain.stats", "beartype.beartype")
+import numpy as np
+from topobrain import stats
+from topobrain.sheet import Sheet
+
+rng = np.random.default_rng(0)
+X, Y = rng.standard_normal((24, 5)), rng.standard_normal((24, 3))
+sheet = Sheet.grid(5, 6)
+stats.welch_t(X[:10], X[10:]); stats.student_t(X[:10], X[10:])
+stats.fdr_bh(rng.random(7)); stats.fdr_bh(rng.random((2, 7)))
+stats.select_top(X[0], 2); stats.select_top(X[0], 0.3)
+stats.column_correlation(X, X + 1)
+stats.noise_ceiling(rng.standard_normal((2, 9, 4))); stats.spearman_brown(0.5); stats.spearman_brown(X[0])
+folds = stats.make_folds(np.arange(24), 3); stats.duplicate_groups(["a", "b"]); stats.merge_groups([0, 1], [1, 1])
+fit = stats.ridge_cv(X, Y, alphas=[0.1, 1.0], folds=3); fit.predict(X)
+stats.ridge_cv(X, Y, alphas=np.array([0.1, 1.0]), selection="gcv", standardize=True)
+roi = np.array([0, 0, 1])
+stats.bootstrap_correlation(Y, Y, folds, roi, n_bootstrap=5); stats.permutation_null(Y, Y, folds, roi, n_permutations=5)
+stats.morans_i(rng.standard_normal(30), sheet); stats.morans_i(rng.standard_normal((2, 30)), sheet)
+stats.layout_null(rng.standard_normal(30), sheet, n_null=5); stats.layout_permutations(5, 3)
+stats.generic_topography(rng.standard_normal((9, 30)), sheet); stats.compare_with_null(1.0, X[0])
+print("right shapes pass")
+wrong = [
+    lambda: stats.welch_t(X, Y), lambda: stats.column_correlation(X, Y), lambda: stats.noise_ceiling(X),
+    lambda: stats.layout_null(X, sheet), lambda: stats.ridge_cv(X, Y[0], alphas=[1.0]), lambda: stats.fdr_bh("p"),
+]
+for call in wrong:
+    try:
+        call()
+    except TypeCheckError:
+        continue
+    raise SystemExit("a wrong shape passed")
+print("wrong shapes do not")
+"""
+
+
+def test_shapes_in_signatures_are_true():
+    done = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["right shapes pass", "wrong shapes do not"], done.stderr[-1500:]
