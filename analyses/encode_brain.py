@@ -20,7 +20,7 @@ class Config:
     responses: str = "simulated"
     out: Path = Path("results/encoding")
     pooling: Literal["mean", "last"] = "mean"
-    n_permutations: int = 1000
+    n_permutations: int = 200
     n_bootstrap: int = 1000
     n_null: int = 20
     seed: int = 0

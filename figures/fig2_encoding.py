@@ -54,6 +54,7 @@ def draw(results: Path) -> Drawing | None:
         f"Encoding of {brain}{' (simulated)' if simulated else ''}: Pearson r of held-out responses and their prediction "
         f"from each layer ({folds['n_folds']} {folds['folds']} folds, nested ridge, a penalty a voxel), mean over folds and "
         "voxels. Bars: 95 % bootstrap interval over stimuli. Dashed: noise ceiling. Grey: middle 95 % of scores after "
-        "permuting the held-out stimuli. Untrained models are grey with open markers. The table beside it holds every ROI."
+        "permuting the responses and fitting again. Untrained models are grey with open markers. "
+        f"{len(shown)} of {len(regions)} ROIs are drawn, the table holds all."
     )
     return Drawing(figure, numbers, caption)

@@ -57,9 +57,11 @@ def draw(results: Path) -> Drawing | None:
     simulated = any(one.simulated for one in (*maps.values(), *units.values()))
     figure.suptitle("Topography and its floor" + (" (simulated stimuli)" if simulated else ""), fontsize=9)
     caption = (
-        f"Topography and its floor{' (simulated stimuli)' if simulated else ''}. Left: Moran's I of the sentence-minus-nonword "
-        "map. Right: the generic topography statistic of responses to the sentences of the brain data. Grey bars: the same "
-        "units with their places permuted. Spatial querying organises queries and keys by training; the output of spatial "
-        "reweighting is smooth before any training, so only its distance from the untrained model speaks of learning."
+        f"Topography and its floor{' (simulated stimuli)' if simulated else ''}. Left: Moran's I of the "
+        "sentence-minus-nonword map. Right: the generic topography statistic (mean over radii of minus Spearman's "
+        "correlation of unit distance and response correlation; BinHuraib et al. 2024) of responses to the sentences of the "
+        "brain data. Grey bars: the same units with their places permuted (1,000 times left, 20 times right). Spatial "
+        "querying organises queries and keys by training; the output of spatial reweighting is smooth before any training, "
+        "so only its distance from the untrained model speaks of learning."
     )
     return Drawing(figure, numbers, caption)

@@ -68,7 +68,7 @@ def test_provenance_holds_versions_and_plain_values(acts):
     plain = results.to_plain({"a": np.arange(2), 1: (np.float32(0.5), None, float("nan")), "p": os, "s": {3}})
     assert json.loads(json.dumps(plain, allow_nan=False)) == {
         "a": [0, 1],
-        "1": [0.5, None, "nan"],
+        "1": [0.5, None, None],
         "p": str(os),
         "s": [3],
     }

@@ -220,6 +220,8 @@ class Encode(_Extraction):
     """Brain responses (topobrain data list), or a table or result file of your own."""
     text: str = "sentence"
     """Text column of a table of your own."""
+    group: str | None = None
+    """Column of a table of your own whose values (passages, runs) folds must not split."""
     roi: str | None = None
     """ROIs separated by commas (default: all)."""
     subject: str | None = None
@@ -229,7 +231,7 @@ class Encode(_Extraction):
     n_folds: int = 5
     """Outer folds."""
     n_permutations: int = 1000
-    """Permutations of held-out stimuli, for p and the null band."""
+    """Permutations of the responses, each fitted again, for p and the null band."""
     n_bootstrap: int = 1000
     """Bootstrap draws of the interval."""
     seed: int = 0
@@ -240,11 +242,13 @@ class Encode(_Extraction):
         import topobrain as tb
 
         is_table = Path(self.data).suffix in (".csv", ".tsv", ".txt", ".parquet")
-        responses = tb.load_responses(self.data, **({"text": self.text} if is_table else {}))
+        responses = tb.load_responses(self.data, **({"text": self.text, "group": self.group} if is_table else {}))
         chosen = {"roi": _split(self.roi), "subject": _split(self.subject)}
         targets = {axis: names for axis, names in chosen.items() if names}
         if targets:
             responses.where(**targets)  # an unknown ROI is told before the model runs
+        if not self.as_json:
+            _tell_about(responses.where(**targets) if targets else responses, is_table)
         model = self.load()
         path = self.target("encoding", model.name, Path(self.data).stem)
         activations = self.activations(model, responses.stimuli)
@@ -297,8 +301,8 @@ class Reproduce:
     """Where results go (default: results/<data>)."""
     training_steps: int | None = None
     """Training steps of the tiny models, fewer for a quick look."""
-    n_permutations: int = 1000
-    """Permutations of the encoding scores."""
+    n_permutations: int | None = None
+    """Permutations of the encoding scores (default: 100 for the simulated cohort, else 1000)."""
     seed: int = 0
     """Seed of everything drawn at random."""
     as_json: Json = False
@@ -340,6 +344,19 @@ class Doctor:
         rows = list(diagnose())
         _print_rows(rows, self.as_json)
         return 1 if any(row["state"] == PROBLEM for row in rows) else 0
+
+
+def _tell_about(responses: topobrain.BrainResponses, is_table: bool) -> None:
+    """Say on standard error which columns are taken for ROIs, and which cannot be scored."""
+    table = responses.summary()
+    if is_table:
+        print(f"responses: {', '.join(table['roi'])} ({responses.data.sizes['stimulus']} stimuli)", file=sys.stderr)
+    for _, row in table[table["n_unusable_voxels"] > 0].iterrows():
+        print(
+            f"note: {row.n_unusable_voxels} of {row.n_voxels} voxels of {row.roi} have missing or constant values and "
+            "cannot be scored",
+            file=sys.stderr,
+        )
 
 
 def _split(names: str | None) -> list[str]:

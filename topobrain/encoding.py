@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -35,6 +35,8 @@ TIME_BLOCK = 10
 REGION = ("r", "low", "high", "p", "null_low", "null_high")
 
 Progress = Callable[[int, int], None]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Encoding(Result):
@@ -101,7 +103,23 @@ class Encoding(Result):
         regions = self.labels("region").tolist()
         if roi not in regions:
             raise InputError(f"no ROI {roi!r} in this result; it has {listed(regions)}")
-        return self.layers[int(np.nanargmax(self.data["region_r"].values[:, regions.index(roi)]))]
+        scores = self.data["region_r"].values[:, regions.index(roi)]
+        if not np.isfinite(scores).any():
+            raise InputError(f"ROI {roi!r} has no voxel that can be scored (missing or constant values)")
+        return self.layers[int(np.nanargmax(scores))]
+
+
+def _one_blas_thread(verb: Callable[P, T]) -> Callable[P, T]:
+    """Run a verb with one BLAS thread: its matrices are small, and threads that wait for each other cost tenfold."""
+
+    @wraps(verb)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> T:
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(limits=1, user_api="blas"):
+            return verb(*args, **kwargs)
+
+    return limited
 
 
 @dataclass(frozen=True)
@@ -133,11 +151,12 @@ class _Design:
         return "stimuli" if independent and not self.time_series else "circular"
 
 
+@_one_blas_thread
 def encode(
     activations: Activations,
     responses: BrainResponses,
     *,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | str | None = None,
     alphas: Sequence[float] | np.ndarray = ALPHAS,
     folds: Literal["auto", "contiguous", "shuffled"] | int | Sequence[tuple[np.ndarray, np.ndarray]] = "auto",
     n_folds: int = 5,
@@ -189,10 +208,11 @@ def encode(
     n_bootstrap
         Draws of the interval over stimuli, 0 for none.
     n_permutations
-        Permutations of held-out stimuli for p and the null band, 0 for none. Passages and time series are shifted
-        round inside their fold instead of shuffled.
+        Permutations of the responses for p and the null band, 0 for none; each is fitted again, with the penalties of the
+        true fit. Responses to passages and time series are shifted round instead of shuffled.
     allow_duplicates
-        Allow explicit folds that split duplicated stimuli or groups.
+        Allow explicit folds that split duplicated stimuli or groups, and do not keep stimuli together whose features are
+        equal in every layer (different sentences may end in the same token, which is all an embedding layer sees).
     seed
         Seed of shuffled folds, bootstrap and permutations.
     progress
@@ -216,14 +236,23 @@ def encode(
         if unknown_keys:
             raise InputError(f"targets may name 'roi' and 'subject', got {sorted(unknown_keys)}")
         responses = responses.where(**targets)
-    names = list(activations.layers if layers is None else [str(layer) for layer in layers])
+    if min(n_bootstrap, n_permutations, seed) < 0:
+        raise InputError(
+            f"n_bootstrap, n_permutations and seed must be 0 or more; got {n_bootstrap}, {n_permutations} and {seed}"
+        )
+    wanted = activations.layers if layers is None or layers == "all" else layers
+    names = [wanted] if isinstance(wanted, str) else [str(layer) for layer in wanted]
+    if not names:
+        raise InputError(f"no layer to score; the activations have {listed(activations.layers)}")
     for name in names:
         activations.sheet(name)  # unknown layers raise with near names
     rows = match_stimuli(activations, responses)
     mask = _unit_mask(activations, units)
     grid = check_alphas(alphas)
     Y = responses.values
-    design = _design(responses, folds, n_folds, inner_folds, gap, allow_duplicates, seed)
+    features = {layer: activations.values(layer)[rows][:, mask[activations.unit_slice(layer)]] for layer in names}
+    repeats = np.arange(len(Y)) if allow_duplicates else _equal_rows(features)
+    design = _design(responses, repeats, folds, n_folds, inner_folds, gap, allow_duplicates, seed)
     usable = usable_voxels(Y)
     for train, test in design.outer:  # a voxel constant in one fold has no score there, so no mean over folds
         usable &= (np.ptp(Y[train], axis=0) > 0) & (np.ptp(Y[test], axis=0) > 0)
@@ -234,7 +263,7 @@ def encode(
     region = {name: np.full((len(names), len(regions)), np.nan) for name in REGION}
     duplicate_rows = {}
     for i, layer in enumerate(names):
-        X = activations.values(layer)[rows][:, mask[activations.unit_slice(layer)]].astype(np.float64)
+        X = features[layer].astype(np.float64)
         if X.shape[1] == 0:
             raise InputError(f"the unit mask keeps no unit of layer {layer!r}; name the layers to score with layers=")
         duplicate_rows[layer] = len(X) - len(np.unique(X, axis=0))
@@ -254,7 +283,15 @@ def encode(
             alpha[i, k] = fit.alpha
             edges.append(fit.edge[usable])
         edge[i] = [(np.array(edges) == side).mean() if usable.any() else np.nan for side in (-1, 1)]
-        _score_regions(region, i, r[i], prediction, Y, design, roi, n_bootstrap, n_permutations, seed)
+        _score_regions(region, i, r[i], prediction, Y, design, roi, n_bootstrap, seed)
+        if n_permutations:
+            null = permutation_null(
+                X, Y, design.outer, alpha[i], roi, standardize=standardize,
+                n_permutations=n_permutations, scheme=design.exchange, seed=seed,
+            )  # fmt: skip
+            count = (null >= region["r"][i] - 1e-12).sum(axis=0)
+            region["p"][i] = np.where(np.isfinite(region["r"][i]), (1 + count) / (1 + n_permutations), np.nan)
+            region["null_low"][i], region["null_high"][i] = np.quantile(null, [0.025, 0.975], axis=0)
         if progress is not None:
             progress(i + 1, len(names))
     return _result(
@@ -311,8 +348,15 @@ def _unit_mask(activations: Activations, units: np.ndarray | None) -> np.ndarray
     return mask
 
 
+def _equal_rows(features: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return a group number a row; rows that are equal in every layer share one."""
+    layers = [np.ascontiguousarray(values) for values in features.values()]
+    return duplicate_groups([b"".join(values[row].tobytes() for values in layers) for row in range(len(layers[0]))])
+
+
 def _design(
     responses: BrainResponses,
+    repeats: np.ndarray,
     folds: Any,
     n_folds: int,
     inner_folds: int,
@@ -324,23 +368,23 @@ def _design(
     labels = responses.labels("group") if "group" in responses.data.coords else None
     time_series = responses.design == "timeseries"
     # a silent volume of a time series is no repeated stimulus: time is kept apart by contiguous folds and the gap
-    alike = np.arange(len(texts)) if time_series else duplicate_groups(texts)
+    alike = np.arange(len(texts)) if time_series else merge_groups(duplicate_groups(texts), repeats)
     groups = alike if labels is None else merge_groups(labels, alike)
     reach = (TIME_GAP if time_series else 0) if gap is None else gap
     scheme: Literal["contiguous", "shuffled"] = "shuffled" if folds == "shuffled" else "contiguous"
     if isinstance(folds, int | np.integer):
         n_folds, folds = int(folds), "contiguous"
+    if not isinstance(folds, str | Sequence | Folds):
+        raise InputError(
+            f"folds must be 'auto', 'contiguous', 'shuffled', a number or (train, test) pairs, got {folds!r}"
+        )
     if isinstance(folds, str):
         require_choice("folds", folds, ("auto", "contiguous", "shuffled"))
         outer = make_folds(groups, n_folds, scheme=scheme, gap=reach, seed=seed)
     else:
         outer = _given_folds(folds, len(texts))
         if not allow_duplicates:
-            check_leaks(
-                outer,
-                [str(code) for code in alike] if time_series else texts,
-                None if labels is None else labels.tolist(),
-            )
+            check_leaks(outer, alike, texts, None if labels is None else labels.tolist())
     small = min(len(test) for _, test in outer)
     if small < 3:
         raise InputError(f"a fold tests {small} stimuli: a correlation needs at least 3, use fewer folds")
@@ -374,7 +418,7 @@ def _given_folds(folds: Any, n_rows: int) -> Folds:
 
 def _score_regions(
     region: dict[str, np.ndarray], i: int, r: np.ndarray, prediction: np.ndarray, Y: np.ndarray, design: _Design,
-    roi: np.ndarray, n_bootstrap: int, n_permutations: int, seed: int,
+    roi: np.ndarray, n_bootstrap: int, seed: int,
 ) -> None:  # fmt: skip
     n_regions = region["r"].shape[1]
     for j in range(n_regions):
@@ -386,13 +430,6 @@ def _score_regions(
             prediction, Y, design.outer, roi, n_bootstrap=n_bootstrap, blocks=design.blocks, seed=seed
         )
         region["low"][i], region["high"][i] = np.quantile(draws, [0.025, 0.975], axis=0)
-    if n_permutations:
-        null = permutation_null(
-            prediction, Y, design.outer, roi, n_permutations=n_permutations, scheme=design.exchange, seed=seed
-        )
-        count = (null >= region["r"][i] - 1e-12).sum(axis=0)
-        region["p"][i] = np.where(np.isfinite(region["r"][i]), (1 + count) / (1 + n_permutations), np.nan)
-        region["null_low"][i], region["null_high"][i] = np.quantile(null, [0.025, 0.975], axis=0)
 
 
 def _result(
@@ -418,7 +455,7 @@ def _result(
         "permutation_scheme": design.exchange,
         "interval": "95 % bootstrap over stimuli",
         "dtype": "float64",
-        "threads": {name: os.environ.get(name, "default") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
+        "blas_threads": 1,
         "n_unusable_voxels": int((~usable).sum()),
         "share_at_lowest_alpha": dict(zip(names, edge[:, 0].round(4).tolist(), strict=True)),
         "share_at_highest_alpha": dict(zip(names, edge[:, 1].round(4).tolist(), strict=True)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -99,6 +100,12 @@ def extract(
         parts = [job.run(batch) for batch in job.batches(progress)]
         return job.assemble(np.concatenate([p[0] for p in parts]), _joined([p[1] for p in parts]))
     return _cached(job, cache_directory() / "activations", progress)
+
+
+def cache_key(model: Model, stimuli: StimulusSet) -> str | None:
+    """Return a hash of everything that changes a model's activations for these stimuli, None if it cannot be had."""
+    options = {"layers": list(model.sheets), "pooling": "mean", "precision": "float32", "batch_tokens": 2048}
+    return _Job.of(model, stimuli, options).key
 
 
 def _chosen_layers(model: Model, layers: Sequence[str] | str | None) -> list[str]:
@@ -439,6 +446,11 @@ def _write_result(job: _Job, paths: list[Path], finished: Path) -> None:
     order = np.lexsort((rows.part, rows.stimulus))
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
+    for left in finished.parent.glob(f".{finished.name}.*.part"):
+        left.unlink(missing_ok=True)  # by a process that was killed: the lock is ours now
+    needed, free = 4 * len(order) * job.n_units, shutil.disk_usage(finished.parent).free
+    if free < 1.1 * needed:  # HDF5 does not survive a disk that fills up under it
+        raise OSError(errno.ENOSPC, f"no space left, {needed / 2**20:.0f} MiB needed and {free / 2**20:.0f} MiB free")
     temporary = finished.with_name(f".{finished.name}.{os.getpid()}.part")
     try:
         labels = xr.Dataset(coords=job.coords(rows, order), attrs={**job.attrs(), "kind": Activations.kind})

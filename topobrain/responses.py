@@ -153,7 +153,14 @@ class BrainResponses(Result):
         need(text)
         label = stimulus or next((c for c in ("item_id", "stimulus") if c in frame.columns), None)
         used = {text, need(label) if label else None, need(group) if group else None}
-        numeric = [str(c) for c in frame.columns if c not in used and pd.api.types.is_numeric_dtype(frame[c])]
+        numeric = [
+            str(c)
+            for c in frame.columns
+            if c not in used
+            and pd.api.types.is_numeric_dtype(frame[c])
+            and not pd.api.types.is_bool_dtype(frame[c])
+            and not str(c).startswith("Unnamed")  # a row index that pandas wrote along
+        ]
         columns = [need(roi) for roi in rois] if rois is not None else numeric
         if not columns:
             raise InputError(
@@ -281,6 +288,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
             raise DataFileError(
                 f"{source} is no table topobrain reads: expected {listed([*TABLE_READERS, '.parquet'])}"
             )
-        return pd.read_csv(source, sep=TABLE_READERS[source.suffix])
+        table = pd.read_csv(source, sep=TABLE_READERS[source.suffix])
+        if table.shape[1] == 1 and ";" in str(table.columns[0]):
+            raise DataFileError(f"{source} is separated by semicolons: save it with commas, or as .tsv with tabs")
+        return table
     except (ImportError, ValueError) as error:  # pandas' parse errors are ValueErrors; Parquet needs pyarrow
-        raise DataFileError(f"{source} cannot be read as a table: {error}") from error
+        raise DataFileError(f"{source} cannot be read as a table (expected UTF-8 text): {error}") from error

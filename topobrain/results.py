@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 
 def to_plain(value: Any) -> Any:
-    """Return a value as plain JSON types: arrays become lists, paths and unknown objects their text."""
+    """Return a value as plain JSON types: arrays become lists, NaN and infinity null, paths and other objects their text."""
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
@@ -54,7 +54,7 @@ def to_plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return value if np.isfinite(value) else str(value)
+        return value if np.isfinite(value) else None
     return str(value)
 
 

@@ -170,6 +170,8 @@ def localize(
     names = [one.name for one in contrasts]
     if not contrasts or len(set(names)) != len(names):
         raise InputError(f"contrasts need different names, one or more of them; got {names}")
+    if n_null < 0 or n_null == 1 or seed < 0:
+        raise InputError(f"n_null must be 0 (no null) or at least 2, and seed at least 0; got {n_null} and {seed}")
     sheets = activations.sheets
     n_units = activations.data.sizes["unit"]
     t, p = np.full((len(contrasts), n_units), np.nan), np.full((len(contrasts), n_units), np.nan)
@@ -183,7 +185,7 @@ def localize(
             kernel = sheet.smoothing(smooth)
             values = values @ kernel.T
         for row, one in enumerate(contrasts):
-            on, off = one.masks(activations.labels(one.by))
+            on, off = one.masks(stimulus_labels(activations, one.by))
             result = TESTS[test](values[on], values[off], alternative=alternative)
             units = activations.unit_slice(layer)
             t[row, units], p[row, units] = result
@@ -221,6 +223,14 @@ def localize(
         },
     )  # fmt: skip
     return Selectivity(data)
+
+
+def stimulus_labels(activations: Activations, column: str) -> np.ndarray:
+    """Return a column of the stimuli (stimulus,), or raise with near names."""
+    columns = [str(name) for name, coord in activations.data.coords.items() if coord.dims == ("stimulus",)]
+    if column not in columns:
+        raise unknown("stimulus column", column, columns)
+    return activations.labels(column)
 
 
 def _varies(t: np.ndarray) -> bool:
@@ -298,7 +308,7 @@ def response_profile(
     Profile
         Without true selectivity the held-out t is about 0, however large t is in the stimuli of the selection.
     """
-    labels = activations.labels(contrast.by)
+    labels = stimulus_labels(activations, contrast.by)
     on, off = contrast.masks(labels)
     if split == "odd-even":
         part = np.zeros(len(labels), dtype=object)
@@ -306,7 +316,7 @@ def response_profile(
             rows = np.flatnonzero(labels == condition)
             part[rows] = np.arange(rows.size) % 2
     else:
-        part = activations.labels(split)
+        part = stimulus_labels(activations, split)
     parts = list(dict.fromkeys(part.tolist()))
     if len(parts) < 2:
         raise InputError(f"split {split!r} has one value only: nothing would be held out")

@@ -56,6 +56,10 @@ class StimulusSet:
             if isinstance(item, str):
                 if not item.strip():
                     raise InputError(f"stimulus {position} is empty: every sentence needs at least one word")
+                if "\x00" in item or any("\ud800" <= c <= "\udfff" for c in item):
+                    raise InputError(
+                        f"stimulus {position} holds a character that is no text (NUL or half a surrogate pair)"
+                    )
             elif not isinstance(item, np.ndarray):
                 raise InputError(
                     f"stimulus {position} is a {type(item).__name__}: expected text, or an image as a uint8 array "
@@ -70,6 +74,10 @@ class StimulusSet:
             digits = max(4, len(str(len(frame) - 1)))
             frame.index = pd.Index([f"s{i:0{digits}d}" for i in range(len(frame))])
         frame.index = pd.Index([str(label) for label in frame.index], name="stimulus", dtype=object)
+        for column in frame.columns:
+            label = str(column)
+            if not label or any(c.isspace() or c == "/" for c in label):
+                raise InputError(f"stimulus column {label!r} cannot be stored: names have no spaces and no '/'")
         if not frame.index.is_unique:
             twice = frame.index[frame.index.duplicated()].unique()
             raise InputError(f"stimulus identifiers must be unique; these occur more than once: {listed(twice, 5)}")

@@ -177,7 +177,7 @@ def test_an_output_without_token_axis_is_refused() -> None:
             return torch.as_tensor(self.out(self.embed(ids).mean(dim=1)))
 
     model = TorchModel("x", seeded(Pooled), encode_words, {"out": Sheet.none(4)}, device="cpu")
-    with pytest.raises(InputError, match=r"gave shape \(4, 4\); expected \(stimulus, token, unit\) = \(4, 13, 4\)"):
+    with pytest.raises(InputError, match=r"gave shape \(5, 4\); expected \(stimulus, token, unit\) = \(5, 17, 4\)"):
         model.record(TEXTS, ["out"])
 
 
@@ -242,7 +242,7 @@ def test_recording_needs_no_gradient_and_gives_float32() -> None:
 
 def test_an_encoder_that_loses_a_stimulus_is_named() -> None:
     model = TorchModel("x", seeded(Attention), lambda s: encode_words(s[:1]), {"out": Sheet.none(4)}, device="cpu")
-    with pytest.raises(InputError, match=r"encode of 'x' gave `word` of shape \(1, 3\) for 4 stimuli"):
+    with pytest.raises(InputError, match=r"encode of 'x' gave `word` of shape \(1, 3\) for 5 stimuli"):
         model.record(TEXTS, ["out"])
 
 

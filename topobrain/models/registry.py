@@ -19,6 +19,8 @@ GROUP = "topobrain.models"
 BUILTIN = {
     "topoformer-tiny": "topobrain.training.tiny:load_tiny",
     "topoformer-tiny-control": "topobrain.training.tiny:load_tiny_control",
+    "topoformer-tiny-brown": "topobrain.training.tiny:load_tiny_brown",
+    "topoformer-tiny-brown-control": "topobrain.training.tiny:load_tiny_brown_control",
     "stories260k": "topobrain.models.llama2c:load_stories260k",
     "minilm": "topobrain.models.huggingface:load_minilm",
 }
@@ -27,6 +29,8 @@ BUILTIN = {
 DESCRIPTIONS = {
     "topoformer-tiny": "one-layer Topoformer (spatial querying and reweighting), trained here on first use",
     "topoformer-tiny-control": "its non-topographic twin: same data, seed and size, standard attention",
+    "topoformer-tiny-brown": "the same, trained here on sentences of the Brown corpus (from the data store)",
+    "topoformer-tiny-brown-control": "its non-topographic twin",
     "stories260k": "pretrained language model of 260,032 parameters, from the data store",
     "minilm": "pretrained sentence encoder all-MiniLM-L6-v2, from the extra topobrain[minilm]",
 }
@@ -84,8 +88,10 @@ def load_model(name: Any, *, weights: str | None = None, device: str = "auto") -
         The factory gave something that is no model.
     """
     if not isinstance(name, str | os.PathLike):
-        return _built(name, repr(name), weights, device)
+        return _own(name, repr(name), weights, device)
     text = os.fspath(name)
+    if text in ("", "hf:"):
+        raise InputError("no model was named; `topobrain models` lists the names")
     if text.startswith("hf:"):
         from topobrain.models.huggingface import load_huggingface
 
@@ -94,7 +100,12 @@ def load_model(name: Any, *, weights: str | None = None, device: str = "auto") -
     if text in BUILTIN:
         return _built(_attribute(BUILTIN[text]), text, weights, device)
     if text in plugins:
-        return _built(plugins[text].load(), text, weights, device)
+        try:
+            factory = plugins[text].load()
+        except (ImportError, AttributeError) as error:
+            where = f"{plugins[text].value} of the distribution {_owner(plugins[text])}"
+            raise InputError(f"model {text!r} is named by {where}, which cannot be loaded: {error}") from error
+        return _own(factory, text, weights, device)
     directory = Path(text).expanduser()
     if directory.is_dir():
         from topobrain.models.topoformer import is_topoformer, load_topoformer
@@ -105,7 +116,7 @@ def load_model(name: Any, *, weights: str | None = None, device: str = "auto") -
 
         return load_huggingface(str(directory.absolute()), weights=weights, device=device)
     if ":" in text and os.sep not in text:
-        return _built(_attribute(text), text, weights, device)
+        return _own(_attribute(text), text, weights, device)
     raise unknown(
         "model",
         text,
@@ -158,6 +169,26 @@ def _built(factory: Any, label: str, weights: str | None, device: str) -> Model:
             "`record(stimuli, layers)`; topobrain.TorchModel wraps any torch module"
         )
     return model  # type: ignore[no-any-return]
+
+
+def _own(factory: Any, label: str, weights: str | None, device: str) -> Model:
+    """Build a stranger's model; its untrained variant must be another model, and must not pass under the same name."""
+    model = _built(factory, label, weights, device)
+    if weights is None:
+        return model
+    usual = _built(factory, label, None, device)
+    if (
+        hasattr(model, "weights_hash")
+        and hasattr(usual, "weights_hash")
+        and model.weights_hash() == usual.weights_hash()
+    ):
+        raise InputError(
+            f"the factory of {label} gives the same weights with weights={weights!r} as without: it ignores them"
+        )
+    if model.name == usual.name:
+        named: Any = model
+        named.name = f"{usual.name} ({weights})"
+    return model
 
 
 def _takes(factory: Any, keyword: str) -> bool:

@@ -60,6 +60,8 @@ class TextEncoder:
                 f"{type(tokenizer).__name__} gives no character offsets, so tokens cannot be matched to words; "
                 "use a fast tokenizer (one that has a tokenizer.json)"
             )
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise InputError("the tokenizer has no vocabulary beside its special tokens: are its files missing?")
         self.tokenizer = tokenizer
         self.max_length = max_length
         ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)

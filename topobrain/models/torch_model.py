@@ -170,7 +170,7 @@ class TorchModel:
         return output.float()
 
     def survey(self, stimuli: Sequence[Any]) -> Survey:
-        """Return the number of tokens of each stimulus and a hash of the encoded stimuli."""
+        """Return the number of tokens of each stimulus, and a hash of the encoded stimuli and of what becomes of two."""
         sha, lengths = hashlib.sha256(), []
         for start in range(0, len(stimuli), SURVEY_CHUNK):
             inputs, word = self.encoded(stimuli[start : start + SURVEY_CHUNK])
@@ -180,7 +180,22 @@ class TorchModel:
                 sha.update(_bytes(named[key]))
             sha.update(word.astype(np.int64).tobytes())
             lengths.append(np.where(word >= 0, np.arange(1, word.shape[1] + 1), 1).max(axis=1))
-        return Survey(np.concatenate(lengths), sha.hexdigest())
+        tokens = np.concatenate(lengths)
+        order = np.argsort(tokens, kind="stable")
+        for position in sorted({int(order[0]), int(order[len(order) // 2])}):
+            self._probe(stimuli[position], sha)
+        return Survey(tokens, sha.hexdigest())
+
+    def _probe(self, stimulus: Any, sha: Any) -> None:
+        """Add what the module really does with a stimulus to a hash.
+
+        Weights and code do not tell everything: hooks, patched methods, closures and options of library modules change
+        numbers too. Two stimuli in every process cost little, a stale cached result would cost a paper.
+        """
+        recording = TorchModel.record(self, [stimulus], list(self.sheets))
+        inside = np.asarray(recording.word) >= 0
+        for layer in self.sheets:
+            sha.update(layer.encode() + _bytes(recording.values[layer][torch.from_numpy(inside)]))
 
     def weights_hash(self) -> str:
         """Return a hash of all in the module that changes the numbers: weights, buffers, settings, structure, code."""

@@ -110,7 +110,7 @@ def _one(
     cell = {name: float(result.data[name].sel(contrast=contrast, layer_name=layer)) for name in SPATIAL}
     if np.isfinite(cell["morans_i"]):
         null = f"null {_signed(cell['null_mean'])} $\\pm$ {cell['null_sd']:.2f}"
-        foot = f"Moran's I {_signed(cell['morans_i'])} ({null}, p {_p(cell['p_layout'])})"
+        foot = f"Moran's I {_signed(cell['morans_i'])}, p {_p(cell['p_layout'])}\n{null}"
     else:
         foot = "no layout null: says nothing on topography"
     ax.set_title(f"{head}\n{foot}" if head else foot, fontsize=7)

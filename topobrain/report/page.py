@@ -96,7 +96,10 @@ def build_report(
     if not drawn:
         drawn = [picture for name, result in results.items() if (picture := _own_plot(name, result)) is not None]
     run_file = folder / "run.json"
-    run = json.loads(run_file.read_text()) if run_file.is_file() else {}
+    try:
+        run = json.loads(run_file.read_text()) if run_file.is_file() else {}
+    except ValueError as error:
+        raise DataFileError(f"{run_file} is damaged ({error}): delete it, or run the reproduction again") from error
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -167,7 +170,8 @@ def _headline(results: Any) -> str:
     for result in results:
         if isinstance(result, Encoding):
             table = result.summary()
-            best = table.loc[table.groupby("roi", sort=False)["r"].idxmax().dropna()]
+            scored = table.dropna(subset=["r"])
+            best = scored.loc[scored.groupby("roi", sort=False)["r"].idxmax()]
             rows.append(
                 best.assign(model=model_of(result))[["model", *[c for c in best if not str(c).startswith("null_")]]]
             )

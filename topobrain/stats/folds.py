@@ -47,8 +47,8 @@ class Folds:
 
 
 def duplicate_groups(items: Sequence[Hashable]) -> np.ndarray:
-    """Return a group number a row; identical items (texts, ignoring case and outer spaces) share one."""
-    keys = [item.strip().casefold() if isinstance(item, str) else item for item in items]
+    """Return a group number a row; identical items (texts, ignoring case and white space) share one."""
+    keys = [" ".join(item.split()).casefold() if isinstance(item, str) else item for item in items]
     first: dict[Hashable, int] = {}
     return np.array([first.setdefault(key, len(first)) for key in keys])
 
@@ -156,17 +156,22 @@ def _cut(sizes: np.ndarray, n_folds: int) -> np.ndarray:
     return fold
 
 
-def check_leaks(folds: Folds, texts: Sequence[str], groups: Sequence[Hashable] | None) -> None:
-    """Raise if a fold has the same stimulus, or the same group, among its training and its test rows."""
-    for what, labels in (("stimulus", texts), ("group", groups)):
-        if labels is None:
+def check_leaks(folds: Folds, alike: np.ndarray, texts: Sequence[str], groups: Sequence[Hashable] | None) -> None:
+    """Raise if a fold has the same stimulus, or the same group, among its training and its test rows.
+
+    ``alike`` numbers rows that count as the same stimulus, ``texts`` name them, ``groups`` labels passages or runs.
+    """
+    for what, codes, names in (
+        ("stimulus", alike, texts),
+        ("group", None if groups is None else duplicate_groups(list(groups)), groups),
+    ):
+        if codes is None or names is None:
             continue
-        codes = duplicate_groups(list(labels))
         for number, (train, test) in enumerate(folds):
             shared = np.intersect1d(codes[train], codes[test])
             if shared.size:
-                names = [str(labels[int(np.flatnonzero(codes == code)[0])]) for code in shared]
+                shown = [str(names[int(np.flatnonzero(codes == code)[0])]) for code in shared]
                 raise InputError(
-                    f"fold {number} has {shared.size} {what}(s) in both training and test rows: {listed(names, 3)}. "
+                    f"fold {number} has {shared.size} {what}(s) in both training and test rows: {listed(shown, 3)}. "
                     "Scores would be inflated; keep duplicates and groups on one side, or pass allow_duplicates=True"
                 )

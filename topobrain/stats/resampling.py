@@ -10,8 +10,12 @@ from jaxtyping import Float, Int
 from topobrain._checks import InputError, require_choice
 from topobrain.stats.correlation import unit_norm
 from topobrain.stats.folds import Folds, duplicate_groups
+from topobrain.stats.ridge import hat_matrices
 
 VOXEL_TILE = 2048
+
+PERMUTED_COLUMNS = 4096
+"""Permuted response columns refitted at a time: bounds memory."""
 
 
 def _regions(roi: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, int]:
@@ -108,29 +112,43 @@ def bootstrap_correlation(
 
 
 def permutation_null(
-    prediction: Float[np.ndarray, "stimulus voxel"],
-    target: Float[np.ndarray, "stimulus voxel"],
+    X: Float[np.ndarray, "stimulus feature"],
+    Y: Float[np.ndarray, "stimulus voxel"],
     folds: Folds,
+    alpha: Float[np.ndarray, "fold voxel"],
     roi: Int[np.ndarray, " voxel"],
     *,
+    standardize: bool = False,
     n_permutations: int = 1000,
     scheme: Literal["stimuli", "circular"] = "stimuli",
     seed: int = 0,
 ) -> Float[np.ndarray, "permutation roi"]:
-    """Score held-out predictions against responses whose stimuli were exchanged inside each test fold.
+    """Give the stimuli wrong responses, fit again, and score again: what a region would score by chance.
 
-    The mean r of a region under a permutation is a sum of entries of the (stimulus x stimulus) product of normalised
-    responses and predictions, so a permutation costs a look-up instead of a pass over voxels.
+    Responses change places over all rows, and every fold is refitted to the permuted training responses with the
+    penalties chosen for the true ones. (Permuting held-out rows under fixed predictions would be cheaper, but it misses
+    that folds share training rows, and its p-values are too small.) At a given penalty predictions are linear in the
+    responses, so a refit is one matrix product a fold and penalty.
 
     Parameters
     ----------
-    prediction, target, folds, roi, seed
-        As in `bootstrap_correlation`.
+    X, Y
+        Features and responses.
+    folds
+        The outer folds.
+    alpha
+        Penalty of each fold and voxel; NaN leaves a voxel out.
+    roi
+        Region number of each voxel, 0, 1, ...
+    standardize
+        As in `ridge_cv`.
     n_permutations
         Number of permutations.
     scheme
-        ``"stimuli"`` for independent stimuli; ``"circular"`` shifts each test fold round by a random number of rows and
+        ``"stimuli"`` for independent stimuli; ``"circular"`` shifts all responses round by a random number of rows and
         so keeps the order within passages and time series.
+    seed
+        Seed of the permutations.
 
     Returns
     -------
@@ -141,22 +159,42 @@ def permutation_null(
     if n_permutations < 1:
         raise InputError(f"n_permutations must be 1 or more, got {n_permutations}")
     rng = np.random.default_rng(seed)
-    usable = _usable(prediction, target, folds)
-    n_regions = int(roi.max()) + 1
+    n = len(Y)
+    if scheme == "stimuli":
+        orders = rng.permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
+    else:
+        orders = (np.arange(n) + rng.integers(1, n, size=(n_permutations, 1))) % n
+    usable = np.isfinite(Y).all(axis=0) & np.isfinite(alpha).all(axis=0)
+    average, n_regions = _regions(roi, usable)
+    voxels = np.flatnonzero(usable)
     null = np.zeros((n_permutations, n_regions))
-    for _, test in folds:
-        n = len(test)
-        if scheme == "stimuli":
-            order = rng.permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
-        else:
-            order = (np.arange(n) + rng.integers(1, n, size=(n_permutations, 1))) % n
-        for region in range(n_regions):
-            inside = np.flatnonzero((roi == region) & usable)
-            if inside.size == 0:
-                null[:, region] = np.nan
-                continue
-            product = (
-                unit_norm(target[np.ix_(test, inside)]) @ unit_norm(prediction[np.ix_(test, inside)]).T / inside.size
-            )
-            null[:, region] += product[order, np.arange(n)].sum(axis=1) / len(folds)
+    if voxels.size == 0:
+        return np.full((n_permutations, n_regions), np.nan)
+    # float32 is enough for a null, once columns are centred and of unit size
+    targets = Y[:, voxels] - Y[:, voxels].mean(axis=0)
+    spread = targets.std(axis=0)
+    targets = (targets / np.where(spread > 0, spread, 1.0)).astype(np.float32)
+    batch = max(1, PERMUTED_COLUMNS // voxels.size)
+    for number, (train, test) in enumerate(folds):
+        chosen = alpha[number, voxels]
+        hats = hat_matrices(X[train], X[test], np.unique(chosen), standardize=standardize)
+        for start in range(0, n_permutations, batch):
+            part = orders[start : start + batch]
+            wanted = targets[part[:, test]]
+            given = targets[part[:, train]]
+            r = np.empty((len(part), voxels.size))
+            for penalty, hat in hats.items():
+                own = chosen == penalty
+                predicted = np.matmul(hat.astype(np.float32), given[:, :, own])
+                r[:, own] = _row_correlation(predicted, wanted[:, :, own])
+            null[start : start + batch] += r @ average[voxels] / len(folds)
+    null[:, np.isnan(average).any(axis=0)] = np.nan
     return null
+
+
+def _row_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return Pearson r over the middle axis of two (permutation, stimulus, voxel) arrays; 0 where one is constant."""
+    a = a - a.mean(axis=1, keepdims=True)
+    b = b - b.mean(axis=1, keepdims=True)
+    size = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return np.asarray(np.divide((a * b).sum(axis=1), size, out=np.zeros_like(size), where=size > 1e-12))

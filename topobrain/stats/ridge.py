@@ -222,6 +222,24 @@ def ridge_cv(
     )
 
 
+def hat_matrices(
+    X: Float[np.ndarray, "stimulus feature"],
+    X_new: Float[np.ndarray, "new_stimulus feature"],
+    alphas: Sequence[float] | np.ndarray,
+    *,
+    standardize: bool = False,
+) -> dict[float, np.ndarray]:
+    """Return, for each penalty, the matrix (new_stimulus, stimulus) that turns training responses into predictions.
+
+    Predictions are those of `ridge_cv` at that penalty, up to the mean of the training responses.
+    """
+    scaling = _Scaling.of(check_features(X), standardize)
+    spectrum = _Spectrum.of(scaling.apply(X))
+    rows = spectrum.project(scaling.apply(check_features(X_new)))
+    basis = spectrum.rotate(np.eye(len(X)))
+    return {float(alpha): rows @ spectrum.shrink(basis, float(alpha)) for alpha in alphas}
+
+
 def _choose_kfold(
     X: np.ndarray, Y: np.ndarray, grid: np.ndarray, splits: Sequence[Split], standardize: bool
 ) -> tuple[np.ndarray, np.ndarray]:

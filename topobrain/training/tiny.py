@@ -101,13 +101,23 @@ def is_trained(config: TinyConfig, topographic: bool) -> bool:
 
 
 def load_tiny(*, weights: str | None = None, device: str = "auto") -> TorchModel:
-    """Load the topographic model of the default pair, training it on first use (about a minute)."""
+    """Load the topographic model of the default pair, training it on first use (a minute or two)."""
     return _load(TinyConfig(), True, weights, device)
 
 
 def load_tiny_control(*, weights: str | None = None, device: str = "auto") -> TorchModel:
     """Load the non-topographic twin of the default pair, training it on first use."""
     return _load(TinyConfig(), False, weights, device)
+
+
+def load_tiny_brown(*, weights: str | None = None, device: str = "auto") -> TorchModel:
+    """Load the topographic model of the pair trained on Brown sentences, training it on first use (some minutes)."""
+    return _load(tiny_for("brown"), True, weights, device)
+
+
+def load_tiny_brown_control(*, weights: str | None = None, device: str = "auto") -> TorchModel:
+    """Load the non-topographic twin trained on Brown sentences, training it on first use."""
+    return _load(tiny_for("brown"), False, weights, device)
 
 
 def load_log(directory: Path) -> TrainingLog:
