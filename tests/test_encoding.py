@@ -523,3 +523,47 @@ def test_result_survives_a_file_and_remembers_how_it_was_made(tmp_path):
     assert (options["seed"], options["targets"], options["n_permutations"]) == (3, {"roi": "IFG"}, 9)
     assert again.provenance["responses"]["citation"] == "Nobody (2000)"
     assert again.provenance["responses"]["stimuli"]["sha256"] == shown(60).digest()
+
+
+def test_rows_with_equal_features_stay_together_unless_told_otherwise():
+    rng = np.random.default_rng(0)
+    X, Y = np.tile(rng.standard_normal((40, 8)), (2, 1)), np.tile(rng.standard_normal((40, 1)), (2, 1))
+    acts, brain = pair(X, Y)  # every text differs, every feature row comes twice
+    kept = encode(acts, brain, folds="shuffled", **QUICK)
+    assert kept.provenance["encoding"]["n_groups"] == 40
+    loose = encode(acts, brain, folds="shuffled", allow_duplicates=True, **QUICK)
+    assert loose.provenance["encoding"]["n_groups"] == 80
+    assert loose.summary()["r"][0] > kept.summary()["r"][0] + 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(120, 20), (60, 90)])
+def test_p_is_uniform_where_there_is_nothing_to_predict(shape):
+    n, p = shape
+    found = []
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        acts, brain = pair(rng.standard_normal((n, p)), rng.standard_normal((n, 1)))
+        found.append(
+            encode(acts, brain, n_bootstrap=0, n_permutations=99, alphas=[10.0, 1000.0], seed=seed).summary()["p"][0]
+        )
+    assert np.mean(np.array(found) <= 0.05) < 0.11  # 5 % expected; fixed predictions gave 14 %
+    assert 0.4 < np.mean(found) < 0.6
+
+
+@pytest.mark.parametrize(
+    "options", [{"n_permutations": -1}, {"seed": -1}, {"n_bootstrap": -3}, {"folds": None}, {"folds": 2.5}]
+)
+def test_options_that_make_no_sense_are_refused(options):
+    acts, brain = pair(*linear(30, v=1))
+    with pytest.raises(InputError):
+        encode(acts, brain, **{"n_bootstrap": 0, **options})
+
+
+def test_layers_are_named_as_in_extract():
+    X, Y = linear(30, v=1)
+    acts, brain = pair({"a": X, "b": X}, Y)
+    assert encode(acts, brain, layers="b", **QUICK).layers == ["b"]
+    assert encode(acts, brain, layers="all", **QUICK).layers == ["a", "b"]
+    with pytest.raises(InputError, match="no layer to score"):
+        encode(acts, brain, layers=[], **QUICK)
