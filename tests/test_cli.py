@@ -235,3 +235,48 @@ def test_output_into_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m topobrain.cli models | true"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, env=os.environ)
     assert "Traceback" not in done.stderr
+
+
+def test_options_of_encode_reach_the_result(own):
+    data = str(table_of(own / "my.csv"))
+    options = ["--n-folds", "4", "--seed", "3", "--folds", "shuffled", "--n-permutations", "7", "--n-bootstrap", "9"]
+    assert main(["encode", "--model", "own_model:build", "--data", data, *options]) == 0
+    kept = tb.load_result(own / "results" / "encoding_own_my.nc").provenance["encoding"]
+    wanted = {"n_folds": 4, "seed": 3, "folds": "shuffled", "n_permutations": 7, "n_bootstrap": 9}
+    assert {key: kept[key] for key in wanted} == wanted
+
+
+def test_groups_of_a_table_are_kept_whole(own):
+    table = table_of(own / "my.csv").read_text().splitlines()
+    grouped = [table[0] + ",passage", *(f"{line},p{i // 4}" for i, line in enumerate(table[1:]))]
+    (own / "my.csv").write_text("\n".join(grouped))
+    assert main(["encode", "--model", "own_model:build", "--data", "my.csv", "--group", "passage", *FAST]) == 0
+    fold = tb.load_result(own / "results" / "encoding_own_my.nc").data["test_fold"].values
+    assert all(len(set(fold[start : start + 4])) == 1 for start in range(0, 40, 4))
+    assert len(set(fold)) == 5
+
+
+def test_columns_taken_for_rois_and_those_that_cannot_be_scored_are_told(own, capsys):
+    import pandas as pd
+
+    frame = pd.read_csv(table_of(own / "my.csv"))
+    frame.loc[3, "IFG"] = float("nan")
+    frame["seen"] = True
+    frame.to_csv(own / "my.csv")  # with pandas' own row numbers
+    assert main(["encode", "--model", "own_model:build", "--data", "my.csv", "--out", "out", *FAST]) == 0
+    told = capsys.readouterr().err
+    assert "responses: IFG, MFG (40 stimuli)" in told
+    assert "1 of 1 voxels of IFG have missing or constant values" in told
+    assert main(["report", "out"]) == 0  # an ROI without a score is no reason to fail
+
+
+def test_a_semicolon_table_is_told(own, capsys):
+    (own / "semi.csv").write_text("sentence;IFG\na b;1\n")
+    assert main(["encode", "--model", "own_model:build", "--data", "semi.csv"]) == 1
+    assert "separated by semicolons" in capsys.readouterr().err
+
+
+def test_numbers_that_are_not_known_are_null_in_json(own, capsys):
+    arguments = ["encode", "--model", "own_model:build", "--data", str(table_of(own / "my.csv")), "--json", *FAST]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["ceiling"] is None

@@ -156,3 +156,44 @@ def test_ctrl_c_keeps_finished_steps(tmp_path):
     done = json.loads((tmp_path / "o" / "steps.json").read_text())
     assert len(done) >= 2
     assert not list((tmp_path / "o").rglob("*.part"))
+
+
+def test_results_of_others_are_neither_deleted_nor_mixed_in(tmp_path):
+    mine = tmp_path / "encoding.nc"
+    mine.write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"results that no reproduction made \(encoding\.nc\)"):
+        reproduce.run(reproduce.Config(out=tmp_path))
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "null"])
+def test_a_damaged_ledger_counts_as_none(tmp_path, content):
+    (tmp_path / "steps.json").write_text(content)
+    assert reproduce.Ledger(tmp_path).done == {}
+
+
+def test_results_of_an_earlier_configuration_are_forgotten(tmp_path):
+    ledger = reproduce.Ledger(tmp_path)
+    for name in ("kept", "old"):
+        (tmp_path / f"{name}.nc").write_text(name)
+        ledger.record(reproduce.Step(name, {}, list), [tmp_path / f"{name}.nc"], 0.0)
+    ledger.forget({"kept"})
+    assert [path.name for path in tmp_path.glob("*.nc")] == ["kept.nc"]
+    assert set(ledger.done) == {"kept"}
+
+
+def test_what_encoding_reads_of_responses_decides_whether_a_step_is_up_to_date():
+    import numpy as np
+
+    def responses(texts=("a", "b", "c"), **options):
+        return tb.BrainResponses.from_arrays(np.eye(3), tb.StimulusSet(list(texts)), **options)
+
+    usual = reproduce.responses_digest(responses())
+    assert reproduce.responses_digest(responses()) == usual
+    for other in (
+        responses(("a", "b", "d")),
+        responses(roi=list("xyz")),
+        responses(ceiling=0.5),
+        responses(design="timeseries"),
+    ):
+        assert reproduce.responses_digest(other) != usual

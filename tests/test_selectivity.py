@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+import topobrain as tb
 from topobrain import stats
 from topobrain._checks import InputError, UnknownNameError
 from topobrain.activations import Activations
@@ -332,3 +333,22 @@ def test_profile_survives_a_file(tmp_path):
     again = Profile.load(profile.save(tmp_path / "p.nc"))
     assert again.summary().equals(profile.summary())
     assert again.provenance["profile"]["split"] == "set"
+
+
+def test_a_contrast_is_over_stimuli_not_over_places():
+    acts = tb.Activations.from_arrays(
+        {"l": np.random.default_rng(0).standard_normal((4, 4))},
+        tb.StimulusSet(list("abcd"), {"kind": ["p", "p", "q", "q"]}),
+        sheets={"l": tb.Sheet.grid(2, 2)},
+    )
+    with pytest.raises(LookupError, match="unknown stimulus column 'x'"):
+        tb.localize(acts, tb.Contrast("c", on="0.0", off="1.0", by="x"))
+
+
+@pytest.mark.parametrize("options", [{"n_null": -1}, {"n_null": 1}, {"seed": -1}])
+def test_options_that_make_no_sense_are_refused(options):
+    acts = tb.Activations.from_arrays(
+        {"l": np.random.default_rng(0).standard_normal((4, 4))}, tb.StimulusSet(list("abcd"), {"kind": list("ppqq")})
+    )
+    with pytest.raises(ValueError, match="n_null must be"):
+        tb.localize(acts, tb.Contrast("c", on="p", off="q", by="kind"), **options)

@@ -120,3 +120,15 @@ def test_impossible_contrasts_are_refused(on, off, message):
 def test_contrast_needs_two_stimuli_a_side():
     with pytest.raises(InputError, match="1 stimulus on its 'off' side"):
         Contrast("c", on="s", off="n").masks(["s", "s", "n"])
+
+
+@pytest.mark.parametrize("column", ["stimulus type", "a/b", "", "tab\tbed"])
+def test_column_names_that_cannot_be_stored_are_refused(column):
+    with pytest.raises(InputError, match="cannot be stored"):
+        StimulusSet(["a", "b"], {column: [1, 2]})
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "half \ud83d"])
+def test_characters_that_are_no_text_are_refused(text):
+    with pytest.raises(InputError, match="no text"):
+        StimulusSet(["fine", text])

@@ -195,3 +195,41 @@ def test_a_distribution_may_not_take_the_name_of_a_builtin(tmp_path: Path, monke
             load_model(name)
     with pytest.raises(InputError, match="rename it"):
         list_models()
+
+
+def test_an_untrained_variant_with_the_same_weights_is_refused(tmp_path, monkeypatch):
+    code = (
+        "import numpy as np, torch, topobrain as tb\n"
+        "def encode(texts):\n"
+        "    return torch.zeros(len(texts), 1, dtype=torch.long), np.zeros((len(texts), 1), dtype=int)\n"
+        "def build(seed, device):\n"
+        "    torch.manual_seed(seed)\n"
+        "    return tb.TorchModel('mine', torch.nn.Sequential(torch.nn.Embedding(3, 4)), encode, {'0': tb.Sheet.none(4)})\n"
+        "def deaf(weights=None, device='cpu'):\n"
+        "    return build(0, device)\n"
+        "def hears(weights=None, device='cpu'):\n"
+        "    return build(1 if weights else 0, device)\n"
+    )
+    (tmp_path / "variants.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match="it ignores them"):
+        load_model("variants:deaf", weights="untrained")
+    assert load_model("variants:hears").name == "mine"
+    assert load_model("variants:hears", weights="untrained").name == "mine (untrained)"
+
+
+def test_a_plug_in_that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
+    (tmp_path / "half_made.py").write_text("x = 1\n")
+    info = tmp_path / "half_made-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: half-made\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[topobrain.models]\nhalf = half_made:bild\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match=r"half_made:bild of the distribution half-made, which cannot be loaded.*bild"):
+        load_model("half")
+
+
+@pytest.mark.parametrize("name", ["", "hf:"])
+def test_no_name_is_told(name):
+    with pytest.raises(InputError, match="no model was named"):
+        load_model(name)

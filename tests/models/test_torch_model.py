@@ -349,3 +349,33 @@ def test_survey_lengths_and_digest_follow_the_encoded_stimuli() -> None:
     assert survey.digest == model.survey(list(TEXTS)).digest
     assert survey.digest != model.survey([*TEXTS[:-1], TEXTS[-1] + " again"]).digest
     assert survey.digest != model.survey(list(reversed(TEXTS))).digest
+
+
+@pytest.mark.parametrize("change", ["heads", "hook", "closure", "patched forward"])
+def test_what_weights_and_code_do_not_show_still_changes_the_cached_entry(change):
+    from functools import partial
+
+    gain = 1.0
+
+    def build(heads):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Embedding(9, 8), nn.TransformerEncoderLayer(8, heads, 8, batch_first=True))
+
+        def encode(texts):
+            ids = torch.tensor([[len(text) % 9, 3, 4] for text in texts])
+            return Encoded(ids, np.tile(np.arange(3), (len(texts), 1)))
+
+        return TorchModel("same", module, encode, {"1": Sheet.none(8)})
+
+    stimuli = ["a b c", "ab b c", "abc b c"]
+    plain, other = build(2), build(4 if change == "heads" else 2)
+    if change == "hook":
+        other.module[0].register_forward_hook(lambda module, args, output: output * 2)
+    elif change == "closure":
+        gain = 3.0
+        other.module[0].register_forward_hook(partial(lambda factor, module, args, output: output * factor, gain))
+    elif change == "patched forward":
+        usual = other.module[1].forward
+        other.module[1].forward = lambda *args, **kwargs: usual(*args, **kwargs) + 1
+    assert plain.survey(stimuli).digest == build(2).survey(stimuli).digest
+    assert plain.survey(stimuli).digest != other.survey(stimuli).digest
