@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_models import start
 
 import topobrain as tb
 from topobrain.cli import main
@@ -195,13 +196,7 @@ def test_a_directory_that_cannot_be_written_is_told_before_the_model_runs(own, c
 
 def test_ctrl_c_ends_with_130_and_a_word(own):
     arguments = ["encode", "--model", "own_model:slow", "--data", str(table_of(own / "my.csv")), "--no-cache"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "topobrain.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=own,
-    )
+    running = start([sys.executable, "-m", "topobrain.cli", *arguments], cwd=own)
     deadline = time.monotonic() + 120
     while not (own / "recording").exists() and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_models import make_tiny_models_quick
+from small_models import make_tiny_models_quick, start
 
 import topobrain as tb
 from analyses import reproduce
@@ -137,14 +136,7 @@ def test_ctrl_c_keeps_finished_steps(tmp_path):
         "sys.exit(reproduce.main(c))"
     )
     environment = {**os.environ, "TOPOBRAIN_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
-    running = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-    )
+    running = start([sys.executable, "-c", code], cwd=ROOT, env=environment)
     assert running.stdout is not None
     for line in running.stdout:
         if line.startswith("[ 2/") and line.rstrip().endswith(" s"):
