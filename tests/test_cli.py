@@ -134,6 +134,7 @@ def test_encode_as_json_is_one_object(own, capsys):
     assert Path(found["result"]).is_file()
 
 
+@pytest.mark.slow
 def test_extract_and_localize(own, capsys):
     stimuli = ["--stimuli", "simulated-langloc", "--out", "out"]
     assert main(["extract", "--model", "own_model:build", *stimuli]) == 0
@@ -194,6 +195,7 @@ def test_a_directory_that_cannot_be_written_is_told_before_the_model_runs(own, c
     assert "cannot write to file/below" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_a_word(own):
     arguments = ["encode", "--model", "own_model:slow", "--data", str(table_of(own / "my.csv")), "--no-cache"]
     running = start([sys.executable, "-m", "topobrain.cli", *arguments], cwd=own)

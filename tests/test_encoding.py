@@ -431,6 +431,7 @@ def test_interval_surrounds_the_score_and_shrinks_with_stimuli():
     assert (few["high"] - few["low"]) / (many["high"] - many["low"]) == pytest.approx(3, rel=0.3)
 
 
+@pytest.mark.slow
 def test_permutation_p_is_small_for_signal_and_uniform_for_noise():
     X, Y = linear(ceiling=0.4)
     row = encode(*pair(X, Y), n_permutations=199, **QUICK).summary().iloc[0]

@@ -22,6 +22,7 @@ def test_importing_takes_little_cpu_time():
     assert min(float(run_python(code)) for _ in range(3)) < 0.3
 
 
+@pytest.mark.slow
 def test_every_public_name_resolves():
     for name in tb.__all__:
         assert getattr(tb, name) is not None, name
@@ -39,6 +40,7 @@ def test_an_unknown_public_name_is_told():
         tb.extrakt  # noqa: B018
 
 
+@pytest.mark.slow
 def test_figures_read_results_without_torch():
     code = (
         "import sys, importlib\n"

@@ -45,6 +45,7 @@ def test_the_story_without_data(store, tiny_models, tmp_path):
     assert names["lang"].simulated
 
 
+@pytest.mark.slow
 def test_the_model_of_ones_own(store, capsys):
     names = {}
     exec(OWN_MODEL, names)
@@ -52,6 +53,7 @@ def test_the_model_of_ones_own(store, capsys):
     assert names["scores"].layers == ["0", "2"]
 
 
+@pytest.mark.slow
 def test_the_model_of_ones_own_from_the_command_line(store, tmp_path, capsys):
     from topobrain.cli import main
 

