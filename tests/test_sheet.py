@@ -128,3 +128,48 @@ def test_sheet_survives_json_and_is_compared_by_value():
     assert sheet != Sheet.grid(3, 4, spacing=0.5)
     with pytest.raises(InputError, match="wrapped"):
         Sheet.from_dict({"n_units": 4, "height": 2, "width": 2, "spacing": 1.0})
+
+
+def test_a_sheet_whose_units_were_moved_keeps_values_with_their_units():
+    cells = np.random.default_rng(0).permutation(12)
+    moved = Sheet.grid(3, 4).with_places(cells)
+    image = moved.to_image(np.arange(12.0))
+    assert [image[c // 4, c % 4] for c in cells] == list(range(12))
+    plain = Sheet.grid(3, 4)
+    np.testing.assert_array_equal(moved.distances(), plain.distances()[np.ix_(cells, cells)])
+    for kind in ("queen", "rook"):
+        dense = plain.neighbours(kind).toarray()[np.ix_(cells, cells)]
+        np.testing.assert_array_equal(moved.neighbours(kind).toarray(), dense)
+    assert Sheet.from_dict(moved.to_dict()) == moved != plain
+    assert hash(Sheet.from_dict(moved.to_dict())) == hash(moved)
+
+
+def test_places_in_row_major_order_are_the_plain_sheet():
+    assert Sheet.grid(3, 4).with_places(range(12)) == Sheet.grid(3, 4)
+    assert "places" not in Sheet.grid(3, 4).with_places(range(12)).to_dict()
+
+
+def test_units_may_leave_cells_free_in_the_middle():
+    sheet = Sheet(3, 2, 3, places=(0, 2, 5))
+    np.testing.assert_array_equal(sheet.to_image(np.ones(3)), [[1, np.nan, 1], [np.nan, np.nan, 1]])
+    assert sheet.neighbours("rook").toarray().tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ([0, 1, 1], "cell 1 is given 2 times"),
+        ([0, 1, 6], "places run from 0 to 5"),
+        ([0, 1, -1], "got -1 to 1"),
+        ([0, 1], "one whole number a unit"),
+        ([0.0, 1.0, 2.0], "one whole number a unit"),
+    ],
+)
+def test_wrong_places_are_told(places, message):
+    with pytest.raises(InputError, match=message):
+        Sheet(3, 2, 3).with_places(places)
+
+
+def test_units_without_a_layout_cannot_be_moved():
+    with pytest.raises(InputError, match="needs a layout"):
+        Sheet.none(3).with_places([0, 1, 2])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,8 @@ class Sheet:
     """The places of a layer's units on a two-dimensional sheet.
 
     A grid sheet puts unit ``u`` at row ``u // width``, column ``u % width``; cells from ``n_units`` on are holes.
-    Build one with `Sheet.grid`, `Sheet.for_width` or `Sheet.none`.
+    With ``places`` every unit sits in a cell of its own choice, and cells without a unit are holes.
+    Build one with `Sheet.grid`, `Sheet.for_width` or `Sheet.none`, and move its units with `with_places`.
 
     Parameters
     ----------
@@ -37,6 +38,9 @@ class Sheet:
         True for a torus: both axes close on themselves.
     spacing
         Distance between neighbouring units, in the caller's length unit (grid steps by default, or mm).
+    places
+        Cell of each unit, ``row * width + column``; None for row-major order. Places in that order become None, so
+        that equal sheets are equal.
 
     Examples
     --------
@@ -50,6 +54,7 @@ class Sheet:
     width: int
     wrapped: bool = False
     spacing: float = 1.0
+    places: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.n_units < 1:
@@ -63,6 +68,26 @@ class Sheet:
             )
         if self.wrapped and self.n_units != self.height * self.width:
             raise InputError("a wrapped sheet (torus) cannot have holes: give height x width = n_units")
+        if self.places is not None:
+            object.__setattr__(self, "places", self._checked_places(np.asarray(self.places)))
+
+    def _checked_places(self, places: np.ndarray) -> tuple[int, ...] | None:
+        self.require_layout("a place for each unit")
+        if places.shape != (self.n_units,) or places.dtype.kind not in "iu":
+            raise InputError(
+                f"places are one whole number a unit, shape ({self.n_units},); got {places.dtype} of shape {places.shape}"
+            )
+        n_cells = self.height * self.width
+        if places.min() < 0 or places.max() >= n_cells:
+            raise InputError(
+                f"places run from 0 to {n_cells - 1} on a grid of {self.height} x {self.width}; got "
+                f"{int(places.min())} to {int(places.max())}"
+            )
+        taken = np.bincount(places, minlength=n_cells)
+        if taken.max() > 1:
+            cell = int(taken.argmax())
+            raise InputError(f"two units cannot sit in one cell: cell {cell} is given {int(taken[cell])} times")
+        return None if np.array_equal(places, np.arange(self.n_units)) else tuple(places.tolist())
 
     @classmethod
     def grid(cls, height: int, width: int, *, wrapped: bool = False, spacing: float = 1.0) -> Sheet:
@@ -94,6 +119,14 @@ class Sheet:
         """Return a sheet for units without a layout: spatial statistics refuse it."""
         return cls(n_units, 0, 0)
 
+    def with_places(self, places: np.ndarray | Sequence[int]) -> Sheet:
+        """Return this sheet with every unit moved to a cell of its own (``row * width + column``), one value a unit.
+
+        >>> Sheet.grid(1, 3).with_places([2, 0, 1]).to_image(np.array([1.0, 2.0, 3.0])).tolist()
+        [[2.0, 3.0, 1.0]]
+        """
+        return replace(self, places=tuple(np.asarray(places).tolist()))
+
     @property
     def has_layout(self) -> bool:
         """Whether the units have places."""
@@ -108,18 +141,24 @@ class Sheet:
             )
 
     @cached_property
+    def cells(self) -> np.ndarray:
+        """Cell of each unit (unit,), ``row * width + column``."""
+        self.require_layout("a cell")
+        return np.arange(self.n_units) if self.places is None else np.array(self.places, dtype=np.int64)
+
+    @cached_property
     def x(self) -> Float[np.ndarray, " unit"]:
         """Column position of each unit, in the unit of ``spacing``; NaN without a layout."""
         if not self.has_layout:
             return np.full(self.n_units, np.nan)
-        return np.asarray(np.arange(self.n_units) % self.width * self.spacing, dtype=float)
+        return np.asarray(self.cells % self.width * self.spacing, dtype=float)
 
     @cached_property
     def y(self) -> Float[np.ndarray, " unit"]:
         """Row position of each unit (row 0 is drawn at the top), in the unit of ``spacing``; NaN without a layout."""
         if not self.has_layout:
             return np.full(self.n_units, np.nan)
-        return np.asarray(np.arange(self.n_units) // self.width * self.spacing, dtype=float)
+        return np.asarray(self.cells // self.width * self.spacing, dtype=float)
 
     def distances(self) -> Float[np.ndarray, "unit unit"]:
         """Return Euclidean distances between all units, the short way round on a torus. Unit of ``spacing``."""
@@ -142,16 +181,18 @@ class Sheet:
         self.require_layout("a neighbourhood")
         require_choice("neighbourhood", kind, ("queen", "rook"))
         steps = [(0, 1), (1, 0)] + ([(1, 1), (1, -1)] if kind == "queen" else [])
-        unit = np.arange(self.n_units)
-        row, column = unit // self.width, unit % self.width
+        row, column = self.cells // self.width, self.cells % self.width
+        unit_at = np.full(self.height * self.width, -1)
+        unit_at[self.cells] = np.arange(self.n_units)
         pairs: set[tuple[int, int]] = set()
         for down, right in steps:
             to_row, to_column = row + down, column + right
             if self.wrapped:
                 to_row, to_column = to_row % self.height, to_column % self.width
-            target = to_row * self.width + to_column
-            inside = (to_row < self.height) & (to_column >= 0) & (to_column < self.width) & (target < self.n_units)
-            for a, b in zip(unit[inside].tolist(), target[inside].tolist(), strict=True):
+            inside = np.flatnonzero((to_row < self.height) & (to_column >= 0) & (to_column < self.width))
+            target = unit_at[to_row[inside] * self.width + to_column[inside]]
+            inside, target = inside[target >= 0], target[target >= 0]
+            for a, b in zip(inside.tolist(), target.tolist(), strict=True):
                 if a != b:  # a torus one or two places wide would join a unit to itself, or twice to one neighbour
                     pairs.update(((a, b), (b, a)))
         ends = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
@@ -179,7 +220,7 @@ class Sheet:
         if values.shape != (self.n_units,):
             raise InputError(f"expected one value a unit, shape ({self.n_units},), got {values.shape}")
         image = np.full(self.height * self.width, np.nan)
-        image[: self.n_units] = values
+        image[self.cells] = values
         return image.reshape(self.height, self.width)
 
     def to_dict(self) -> dict[str, Any]:
@@ -190,13 +231,15 @@ class Sheet:
             "width": self.width,
             "wrapped": self.wrapped,
             "spacing": self.spacing,
+            **({} if self.places is None else {"places": list(self.places)}),
         }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Sheet:
         """Rebuild a sheet from `to_dict`."""
         try:
-            return cls(**{key: fields[key] for key in ("n_units", "height", "width", "wrapped", "spacing")})
+            plain = {key: fields[key] for key in ("n_units", "height", "width", "wrapped", "spacing")}
+            return cls(**plain, places=fields.get("places"))
         except KeyError as error:
             raise InputError(f"a sheet needs {error.args[0]!r}; got fields {sorted(fields)}") from None
 
@@ -204,4 +247,4 @@ class Sheet:
         return isinstance(other, Sheet) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash(tuple(self.to_dict().values()))
+        return hash((self.n_units, self.height, self.width, self.wrapped, self.spacing, self.places))
