@@ -4,6 +4,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from topobrain._checks import DataFileError, UnknownNameError
 from topobrain.store import files as store_module
 from topobrain.store.files import fetch, fetch_files, find_manifest, status, store_directory
-from topobrain.store.manifest import Manifest, load_manifests
+from topobrain.store.manifest import DataFile, Manifest, load_manifests
 
 Toy = Callable[..., Manifest]
 CONTENTS = {"a.txt": b"alpha\n", "deep/b.bin": bytes(range(200))}
@@ -233,6 +234,119 @@ def test_a_place_that_cannot_be_written_is_named(store: Path, toy: Toy, server) 
     with pytest.raises(DataFileError, match=r"(cannot write|cannot look at) .*toy/deep/b\.bin"):
         fetch_files(toy(CONTENTS, url=server.url), ["deep/b.bin"])
     assert (store / "toy" / "deep").read_bytes() == b"a file where a folder must be"
+
+
+# --- files whose hash nobody published
+
+
+def unpublished(url: str | None, prefix: str | None = None, access: str = "public") -> Manifest:
+    file = DataFile("w.pt", None, None, f"{url}/w.pt" if url else None, prefix)
+    return Manifest(
+        "toy", "Toy", "model", "Weights.", "example.org/toy", "none stated", "Nobody (2000)", access, False, (file,)
+    )
+
+
+def test_the_hash_of_the_first_download_is_recorded_and_held_to(
+    store: Path, server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.pages["/w.pt"] = b"weights"
+    manifest = unpublished(server.url)
+    path = fetch_files(manifest)["w.pt"]
+    assert path.read_bytes() == b"weights"
+    assert (store / "toy" / "w.pt.sha256").read_text() == f"{sha(b'weights')}  w.pt\n"
+    assert sorted(part.name for part in (store / "toy").iterdir()) == ["w.pt", "w.pt.sha256"]
+    assert "unverified: no published hash" in caplog.text
+    assert sha(b"weights") in caplog.text
+    caplog.clear()
+    assert fetch_files(manifest)["w.pt"] == path
+    assert server.asked == ["/w.pt"]
+    assert caplog.text == ""
+    assert status(manifest).state == "unverified"
+    assert status(manifest).files["w.pt"] == "unverified: no published hash; the same as when it was first used"
+    path.write_bytes(b"wEights")
+    with pytest.raises(DataFileError) as caught:
+        fetch_files(manifest)
+    assert sha(b"wEights") in str(caught.value)
+    assert f"{sha(b'weights')}, which w.pt.sha256 keeps" in str(caught.value)
+    assert status(manifest).state == "altered"
+    assert path.read_bytes() == b"wEights"
+
+
+def test_a_second_download_must_be_the_file_of_the_first(store: Path, server) -> None:
+    server.pages["/w.pt"] = b"weights"
+    manifest = unpublished(server.url)
+    fetch_files(manifest)["w.pt"].unlink()
+    server.pages["/w.pt"] = b"other weights"
+    with pytest.raises(DataFileError, match=r"does not serve the w\.pt .*nothing was kept: .*w\.pt\.sha256 keeps"):
+        fetch_files(manifest)
+    assert [part.name for part in (store / "toy").iterdir()] == ["w.pt.sha256"]
+    (store / "toy" / "w.pt.sha256").unlink()
+    assert fetch_files(manifest)["w.pt"].read_bytes() == b"other weights"
+
+
+def test_a_published_beginning_of_the_hash_is_checked(store: Path, server) -> None:
+    server.pages["/w.pt"] = b"weights"
+    manifest = unpublished(server.url, sha(b"weights")[:8])
+    fetch_files(manifest)
+    assert (
+        status(manifest)
+        .files["w.pt"]
+        .startswith(f"unverified: no published hash; its sha256 begins with {sha(b'weights')[:8]} as published")
+    )
+    wrong = unpublished(server.url, "00000000")
+    assert "expected one that begins with 00000000" in status(wrong).files["w.pt"]
+    with pytest.raises(DataFileError, match=r"w\.pt is not the file .*begins with 00000000"):
+        fetch_files(wrong)
+    for part in (store / "toy").iterdir():
+        part.unlink()
+    with pytest.raises(DataFileError, match=r"nothing was kept: .*begins with 00000000.*save the file as .*00000000"):
+        fetch_files(wrong)
+    assert list((store / "toy").iterdir()) == []
+
+
+def test_an_empty_answer_is_no_file(store: Path, server) -> None:
+    server.pages["/w.pt"] = b""
+    with pytest.raises(DataFileError, match=r"nothing was kept: it is empty"):
+        fetch_files(unpublished(server.url))
+    assert list((store / "toy").iterdir()) == []
+
+
+def test_a_file_placed_by_hand_is_recorded_when_it_is_first_fetched(store: Path) -> None:
+    fill(store, {"w.pt": b"by hand"})
+    manifest = unpublished(None, access="request")
+    assert status(manifest).files["w.pt"] == "unverified: no published hash; not recorded yet (fetch it once)"
+    assert not (store / "toy" / "w.pt.sha256").exists()
+    fetch_files(manifest)
+    assert (store / "toy" / "w.pt.sha256").read_text().split()[0] == sha(b"by hand")
+    (store / "toy" / "w.pt.sha256").write_text("what is this")
+    with pytest.raises(DataFileError, match=r"w\.pt\.sha256 holds no sha256: .*Delete it"):
+        fetch_files(manifest)
+
+
+def test_verified_and_unverified_together_are_unverified(store: Path, toy: Toy) -> None:
+    fill(store, {"a.txt": CONTENTS["a.txt"], "w.pt": b"weights"})
+    both = replace(toy({"a.txt": CONTENTS["a.txt"]}), files=(*toy(CONTENTS).files[:1], DataFile("w.pt", None, None)))
+    assert status(both).state == "unverified"
+    (store / "toy" / "w.pt").unlink()
+    assert status(both).state == "incomplete"
+
+
+@pytest.mark.parametrize("prefix", [None, "f37072fd"])
+def test_without_a_network_it_says_what_from_where_and_where_to_put_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch, prefix: str | None
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(DataFileError) as caught:
+            fetch_files(unpublished(url, prefix))
+    message = str(caught.value)
+    assert f"w.pt of data set 'toy' is not in {store / 'toy'} and could not be downloaded: tried {url}/w.pt" in message
+    assert "there is no network here, or the server is down" in message
+    known = f"only the beginning of its sha256 is published: {prefix}" if prefix else "no hash of it is published"
+    assert f"save the file as {store / 'toy' / 'w.pt'} ({known})" in message
+    assert list((store / "toy").iterdir()) == []
 
 
 # --- files that cannot be downloaded

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
+import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from topobrain._checks import DataFileError, listed, unknown
 from topobrain.store.manifest import DataFile, Manifest, load_manifests
@@ -16,6 +21,13 @@ VARIABLE = "TOPOBRAIN_DATA"
 
 TIMEOUT_S = 30
 """Seconds without an answer from a server before a download is given up."""
+
+RECORD = ".sha256"
+"""Suffix of the note beside a file whose hash nobody published: the hash of what was first fetched."""
+
+UNVERIFIED = "unverified: no published hash"
+
+_log = logging.getLogger(__name__)
 
 # (path, size, mtime in ns) -> sha256: a file that did not change is hashed once a process, not once a load.
 _hashes: dict[tuple[str, int, int], str] = {}
@@ -53,10 +65,12 @@ class StoreStatus:
     Parameters
     ----------
     state
-        ``"verified"`` (every file is there with the right hash), ``"missing"`` (none is there), ``"incomplete"``
-        (some are), or ``"altered"`` (a file that is there has another size or hash).
+        ``"verified"`` (every file is there with the right hash), ``"unverified"`` (every file is there, but the hash of
+        some is not published), ``"missing"`` (none is there), ``"incomplete"`` (some are), or ``"altered"`` (a file that
+        is there has another size or hash).
     files
-        Path inside the data set -> ``"verified"``, ``"missing"``, or what is wrong with the file.
+        Path inside the data set -> ``"verified"``, ``"unverified: no published hash"`` (with what is known instead),
+        ``"missing"``, or what is wrong with the file.
     """
 
     state: str
@@ -85,11 +99,13 @@ def status(manifest: Manifest, files: Iterable[str] | None = None) -> StoreStatu
     details: dict[str, str] = {}
     for file in _chosen(manifest, files):
         path = folder / file.path
-        details[file.path] = (_problem(path, file) or "verified") if _there(path) else "missing"
-    states = set(details.values())
+        details[file.path] = (_problem(path, file) or _standing(path, file)) if _there(path) else "missing"
+    states = {"unverified" if what.startswith(UNVERIFIED) else what for what in details.values()}
     if states <= {"verified"}:
         return StoreStatus("verified", details)
-    if states - {"verified", "missing"}:
+    if states == {"unverified"} or states == {"unverified", "verified"}:
+        return StoreStatus("unverified", details)
+    if states - {"verified", "unverified", "missing"}:
         return StoreStatus("altered", details)
     return StoreStatus("missing" if states == {"missing"} else "incomplete", details)
 
@@ -116,6 +132,9 @@ def find_manifest(name: str) -> tuple[Manifest, list[str]]:
 
 def fetch(name: str, files: Iterable[str] | None = None) -> dict[str, Path]:
     """Return the files of a data set, downloading those that are missing; every file returned has the right hash.
+
+    Of a file whose hash nobody published, the hash of what is first fetched (or found, placed by hand) is written beside
+    it as ``<file>.sha256``; from then on that is the right one.
 
     Parameters
     ----------
@@ -160,6 +179,11 @@ def fetch_files(manifest: Manifest, files: Iterable[str] | None = None) -> dict[
         raise DataFileError(_absence(manifest, folder, closed))
     for file in missing:
         _download(manifest, folder, file)
+    for path, file in wanted.items():
+        if file.sha256 is None and _recorded(found[path]) is None:
+            with contextlib.suppress(OSError):  # placed by hand in a store that may only be read: it stays unrecorded
+                _record(found[path], _sha256(found[path]))
+                _log.warning("%s is %s (%s); its hash was recorded", found[path], UNVERIFIED, file.hash_words)
     return found
 
 
@@ -190,12 +214,64 @@ def _problem(path: Path, file: DataFile) -> str | None:
         size, actual = path.stat().st_size, _sha256(path)
     except OSError as error:
         raise DataFileError(f"cannot read {path}: {error.strerror or error}") from error
-    hashes = f"its sha256 is {actual}, expected {file.sha256}"
+    wanted = _other_hash(path, file, actual)
+    hashes = f"its sha256 is {actual}, expected {wanted or 'that one'}"
+    if file.bytes is None:
+        return "it is empty" if size == 0 else hashes if wanted else None
     if size < file.bytes:
         return f"it is truncated, {size} of {file.bytes} bytes; {hashes}"
     if size > file.bytes:
         return f"it has {size} bytes, expected {file.bytes}; {hashes}"
-    return None if actual == file.sha256 else f"{hashes} (the size, {size} bytes, is right)"
+    return f"{hashes} (the size, {size} bytes, is right)" if wanted else None
+
+
+def _other_hash(path: Path, file: DataFile, actual: str) -> str | None:
+    """Return the hash that a file should have instead of its actual one, None if nothing speaks against that."""
+    if file.sha256:
+        return None if actual == file.sha256 else file.sha256
+    if file.sha256_prefix and not actual.startswith(file.sha256_prefix):
+        return f"one that begins with {file.sha256_prefix}"
+    recorded = _recorded(path)
+    if recorded in (None, actual):
+        return None
+    return f"{recorded}, which {path.name + RECORD} keeps from when the file was first used"
+
+
+def _standing(path: Path, file: DataFile) -> str:
+    """Return what is known of a file with nothing wrong about it."""
+    if file.sha256:
+        return "verified"
+    prefix = f"its sha256 begins with {file.sha256_prefix} as published" if file.sha256_prefix else ""
+    record = "the same as when it was first used" if _recorded(path) else "not recorded yet (fetch it once)"
+    return f"{UNVERIFIED}; {', '.join(part for part in (prefix, record) if part)}"
+
+
+def _recorded(path: Path) -> str | None:
+    """Return the hash that was recorded for a file when it was first used, None if none was."""
+    note = path.with_name(path.name + RECORD)
+    try:
+        words = note.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataFileError(f"cannot read {note}: {error}") from error
+    if not words or not re.fullmatch(r"[0-9a-f]{64}", words[0]):
+        raise DataFileError(
+            f"{note} holds no sha256: it should hold the hash of {path.name} as it was first fetched. Delete it to record "
+            "the file that is there now"
+        )
+    return words[0]
+
+
+def _record(path: Path, sha256: str) -> None:
+    """Write the hash of a file beside it, in the form that ``sha256sum --check`` reads."""
+    note = path.with_name(path.name + RECORD)
+    part = note.with_name(f"{note.name}.{os.getpid()}")
+    try:
+        part.write_text(f"{sha256}  {path.name}\n", encoding="utf-8")
+        part.replace(note)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:
@@ -241,22 +317,28 @@ def _download(manifest: Manifest, folder: Path, file: DataFile) -> None:
 
     target = folder / file.path
     by_hand = (
-        f"{_terms(manifest)} To place it by hand, save the file as {target} (sha256 {file.sha256})."
+        f"{_terms(manifest)} To place it by hand, save the file as {target} ({file.hash_words})."
         f"{_stand_in(manifest, [file.path])}"
     )
+    downloader = pooch.HTTPDownloader(timeout=TIMEOUT_S)
     try:
+        if file.sha256 is None:
+            _download_unpublished(manifest, target, file, downloader)
+            return
         pooch.retrieve(
             file.url,
             known_hash=f"sha256:{file.sha256}",
             fname=target.name,
             path=target.parent,
-            downloader=pooch.HTTPDownloader(timeout=TIMEOUT_S),
+            downloader=downloader,
         )
     except requests.RequestException as error:  # before OSError and ValueError, which it also is
         raise DataFileError(
             f"{file.path} of data set {manifest.name!r} is not in {folder} and could not be downloaded: "
-            f"tried {file.url} ({type(error).__name__}: {error}). {by_hand}"
+            f"tried {file.url} ({type(error).__name__}: {error}).{_no_network(error)} {by_hand}"
         ) from error
+    except DataFileError as error:
+        raise DataFileError(f"{error} {by_hand}") from error
     except ValueError as error:  # pooch's complaint about the hash; the temporary file is gone
         raise DataFileError(
             f"{file.url} does not serve the {file.path} of data set {manifest.name!r} that is expected, nothing was "
@@ -264,3 +346,35 @@ def _download(manifest: Manifest, folder: Path, file: DataFile) -> None:
         ) from error
     except OSError as error:
         raise DataFileError(f"cannot write {target}: {error.strerror or error}. {by_hand}") from error
+
+
+def _download_unpublished(manifest: Manifest, target: Path, file: DataFile, downloader: Any) -> None:
+    """Download a file whose hash nobody published, check what can be checked, and record the hash it has."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.")
+    os.close(handle)
+    part = Path(name)
+    try:
+        downloader(file.url, name, None)
+        sha256 = _sha256(part)
+        other = _other_hash(target, file, sha256)  # of an earlier download, if one was recorded
+        problem = _problem(part, file) or (f"its sha256 is {sha256}, expected {other}" if other else None)
+        if problem:
+            raise DataFileError(
+                f"{file.url} does not serve the {file.path} of data set {manifest.name!r} that is expected, nothing was "
+                f"kept: {problem}."
+            )
+        part.chmod(0o644)  # mkstemp's files are their owner's alone; those of a store may be shared
+        _record(target, sha256)  # before the file itself: a file without its record would pass as anything
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    _log.warning("%s is %s (%s); it was recorded as %s", target, UNVERIFIED, file.hash_words, sha256)
+
+
+def _no_network(error: Exception) -> str:
+    import requests
+
+    if isinstance(error, requests.ConnectionError | requests.Timeout):
+        return " Nothing answered: there is no network here, or the server is down."
+    return ""

@@ -17,6 +17,7 @@ ACCESS = ("public", "request", "generated")
 """Who may have the files: anyone, those who ask the authors, or nobody needs them (topobrain makes them)."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PREFIX = re.compile(r"[0-9a-f]{6,63}")
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,30 @@ class DataFile:
     path
         Where the file lies inside the data set's folder, with forward slashes.
     sha256
-        Its sha256, 64 lower-case hexadecimal digits.
+        Its sha256, 64 lower-case hexadecimal digits; None where nobody published it. The store then keeps the hash of
+        the file it first gets, and holds every later use to it.
     bytes
-        Its size in bytes.
+        Its size in bytes; None where it is not known.
     url
         Address of a file with exactly this hash; None where no such address is known (derived files).
+    sha256_prefix
+        The first digits of the hash, where only they are published.
     """
 
     path: str
-    sha256: str
-    bytes: int
+    sha256: str | None
+    bytes: int | None
     url: str | None = None
+    sha256_prefix: str | None = None
+
+    @property
+    def hash_words(self) -> str:
+        """What is known of the hash, in words."""
+        if self.sha256:
+            return f"sha256 {self.sha256}"
+        if self.sha256_prefix:
+            return f"only the beginning of its sha256 is published: {self.sha256_prefix}"
+        return "no hash of it is published"
 
 
 @dataclass(frozen=True)
@@ -111,8 +125,8 @@ class Manifest:
 
     @property
     def n_bytes(self) -> int:
-        """Size of all files together, in bytes."""
-        return sum(file.bytes for file in self.files)
+        """Size of all files together, in bytes; files of unknown size count nothing."""
+        return sum(file.bytes or 0 for file in self.files)
 
     def paths(self, part: str | None = None) -> list[str]:
         """Return the paths of all files, or of those that the part of the given name reads."""
@@ -218,21 +232,28 @@ def read_manifest(source: Path) -> Manifest:
 
 
 def _data_file(entry: _Table) -> DataFile:
-    path, sha256 = entry.text("path"), entry.text("sha256")
-    size = entry.typed("bytes", int, "a whole number")
+    path = entry.text("path")
+    # Where no hash is published the size, as a rule, is not either: then both may be left out.
+    sha256 = (entry.typed("sha256", str, "text") or None) if "sha256" in entry.fields else None
+    size = entry.typed("bytes", int, "a whole number") if "bytes" in entry.fields or sha256 else None
     url = entry.text("url") if "url" in entry.fields else None
+    prefix = entry.text("sha256_prefix") if "sha256_prefix" in entry.fields else None
     entry.done()
     pure = PurePosixPath(path)
     # A path that climbs out of the folder would let a manifest write anywhere.
     if pure.is_absolute() or ".." in pure.parts or "\\" in path or pure.as_posix() != path:
         raise entry.error("path", f"is {path!r}, expected a plain path inside the data set's folder")
-    if not _SHA256.fullmatch(sha256):
+    if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise entry.error("sha256", f"is {sha256!r}, expected 64 lower-case hexadecimal digits")
-    if size < 0:
+    if prefix is not None and (sha256 is not None or not _PREFIX.fullmatch(prefix)):
+        raise entry.error(
+            "sha256_prefix", f"is {prefix!r}, expected the first 6 or more digits of a hash that is not known whole"
+        )
+    if size is not None and size < 0:
         raise entry.error("bytes", f"is {size}, expected a size of 0 or more")
     if url is not None and not url.startswith(("https://", "http://")):
         raise entry.error("url", f"is {url!r}, expected an http(s) address")
-    return DataFile(path, sha256, size, url)
+    return DataFile(path, sha256, size, url, prefix)
 
 
 def _part(entry: _Table) -> Part:
