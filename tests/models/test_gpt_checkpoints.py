@@ -1,0 +1,421 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from topobrain._checks import DataFileError, InputError, UnknownNameError
+from topobrain.models.gpt import GPT, GPTConfig, wrap_gpt
+from topobrain.models.gpt_checkpoints import cells_of, convert_gpt, detect_layout, gpt_from_checkpoint, read_positions
+from topobrain.models.gpt_neo import GPTNeo
+from topobrain.testing import check_model
+
+VOCAB, WIDTH, LAYERS, HEADS, CONTEXT = 330, 16, 2, 4, 24
+SIDE = 4
+SHEETS = [f"layer.{i}.{branch}" for i in range(LAYERS) for branch in ("attn", "mlp")]
+ARGUMENTS = {
+    "n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "block_size": CONTEXT, "bias": False, "vocab_size": VOCAB,
+    "dropout": 0.0,
+}  # fmt: skip
+
+
+def nanogpt_tensors(bias: bool = False, seed: int = 0) -> dict[str, Tensor]:
+    """Random tensors under the names of the published NanoGPT."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int, mean: float = 0.0) -> Tensor:
+        return mean + 0.3 * torch.randn(shape, generator=rng)
+
+    tensors = {"transformer.wte.weight": draw(VOCAB, WIDTH), "transformer.wpe.weight": draw(CONTEXT, WIDTH)}
+    for i in range(LAYERS):
+        block = f"transformer.h.{i}"
+        tensors[f"{block}.ln_1.weight"] = draw(WIDTH, mean=1.0)
+        tensors[f"{block}.attn.c_attn.weight"] = draw(3 * WIDTH, WIDTH)
+        tensors[f"{block}.attn.c_proj.weight"] = draw(WIDTH, WIDTH)
+        tensors[f"{block}.ln_2.weight"] = draw(WIDTH, mean=1.0)
+        tensors[f"{block}.mlp.c_fc.weight"] = draw(4 * WIDTH, WIDTH)
+        tensors[f"{block}.mlp.c_proj.weight"] = draw(WIDTH, 4 * WIDTH)
+    tensors["transformer.ln_f.weight"] = draw(WIDTH, mean=1.0)
+    if bias:
+        for name in [n for n in tensors if ".h." in n or "ln_f" in n]:
+            tensors[name.replace(".weight", ".bias")] = draw(len(tensors[name]))
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
+    return tensors
+
+
+def write_nanogpt(path: Path, tensors: dict[str, Tensor] | None = None, **changes: Any) -> Path:
+    """Write the nest of the published training script: compiled names, sizes, optimiser and progress."""
+    state = nanogpt_tensors() if tensors is None else tensors
+    arguments = {key: value for key, value in {**ARGUMENTS, **changes}.items() if value != "leave out"}
+    content = {
+        "model": {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3)}},
+            "param_groups": [{"lr": 6e-4}],
+        },
+        "model_args": arguments,
+        "iter_num": 20000,
+        "best_val_loss": torch.tensor(3.07),
+        "config": {"dataset": "fineweb", "compile": True},
+    }
+    torch.save(content, path)
+    return path
+
+
+def oracle(tensors: dict[str, Tensor], ids: Tensor) -> Tensor:
+    """Logits of the same weights by transformers' GPT-2: linear layers transposed, exact GELU, biases 0 where none."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT, activation_function="gelu",
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).eval()
+    state = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    for name, tensor in tensors.items():
+        state[name] = tensor.T if ".h." in name and tensor.ndim == 2 else tensor
+    model.load_state_dict(state)
+    with torch.no_grad():
+        logits: Tensor = model(ids).logits
+    return logits
+
+
+def some_ids(n: int = 20) -> Tensor:
+    return torch.randint(VOCAB, (2, n), generator=torch.Generator().manual_seed(1))
+
+
+def logits_of(module: GPT | GPTNeo, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        return module.logits(module(ids))
+
+
+def shuffled(seed: int = 0) -> dict[str, np.ndarray]:
+    """Coordinates (unit, 2) of every sheet: x in the first column, y in the second."""
+    rng = np.random.default_rng(seed)
+    grid = np.array([[x, y] for x in range(SIDE) for y in range(SIDE)], dtype=np.float32)
+    return {name: rng.permutation(grid) for name in SHEETS}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_published_nanogpt_gives_the_logits_of_transformers(bias: bool, tmp_path: Path) -> None:
+    tensors = nanogpt_tensors(bias)
+    module = gpt_from_checkpoint(write_nanogpt(tmp_path / "tau_50.0.pt", tensors, bias=bias))
+    assert isinstance(module, GPT)
+    assert module.config == GPTConfig(VOCAB, WIDTH, LAYERS, HEADS, CONTEXT, bias=bias)
+    assert not module.training
+    expected = oracle(tensors, some_ids())
+    assert expected.std() > 0.1
+    torch.testing.assert_close(logits_of(module, some_ids()), expected, rtol=0, atol=1e-4)
+
+
+def test_every_way_of_saving_the_same_weights_gives_the_same_state(tmp_path: Path) -> None:
+    tensors = nanogpt_tensors()
+    expected = convert_gpt(write_nanogpt(tmp_path / "a.pt", tensors)).state
+    bare = {name: tensor.clone() for name, tensor in tensors.items() if name != "lm_head.weight"}
+    mask = torch.tril(torch.ones(CONTEXT, CONTEXT)).view(1, 1, CONTEXT, CONTEXT)
+    save_file(bare, tmp_path / "b.safetensors")
+    torch.save(tensors, tmp_path / "c.bin")
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}, tmp_path / "d.pth")
+    torch.save({**tensors, "transformer.h.0.attn.bias": mask, "transformer.h.1.attn.bias": mask}, tmp_path / "e.pt")
+    torch.save({name: tensor.bfloat16() for name, tensor in tensors.items()}, tmp_path / "half.pt")
+    for name in ("b.safetensors", "c.bin", "d.pth", "e.pt"):
+        config, state = convert_gpt(tmp_path / name, n_heads=HEADS)
+        assert config == GPTConfig(VOCAB, WIDTH, LAYERS, HEADS, CONTEXT)
+        assert set(state) == set(expected)
+        assert all(torch.equal(state[key], expected[key]) for key in state)
+    half = convert_gpt(tmp_path / "half.pt", n_heads=HEADS).state
+    assert {tensor.dtype for tensor in half.values()} == {torch.float32}
+
+
+def test_what_was_converted_keeps_the_contract(tokenizers: Callable[[str], Any], tmp_path: Path) -> None:
+    module = gpt_from_checkpoint(
+        write_nanogpt(tmp_path / "x.pt", vocab_size=None, block_size=128, tensors=long_context())
+    )
+    assert isinstance(module, GPT)
+    assert check_model(wrap_gpt("converted", module, tokenizers("gpt2"), device="cpu")).ok
+
+
+def long_context() -> dict[str, Tensor]:
+    tensors = nanogpt_tensors()
+    tensors["transformer.wpe.weight"] = torch.randn(128, WIDTH, generator=torch.Generator().manual_seed(9))
+    return tensors
+
+
+@pytest.mark.parametrize("way", ["npz", "stacked npz", "npy", "safetensors", "tensors", "inside"])
+def test_a_topolm_with_the_places_of_its_units(way: str, tmp_path: Path) -> None:
+    tensors, coordinates = nanogpt_tensors(), shuffled()
+    stacked = np.stack([coordinates[name] for name in SHEETS])
+    places: Path | None = tmp_path / f"positions.{ {'npz': 'npz', 'stacked npz': 'npz', 'npy': 'npy'}.get(way, 'pt') }"
+    as_tensors = {name: torch.from_numpy(array.copy()) for name, array in coordinates.items()}
+    if way == "npz":
+        np.savez(places, **coordinates)  # type: ignore[arg-type]
+    elif way == "stacked npz":
+        np.savez(places, coordinates=stacked)  # type: ignore[arg-type]
+    elif way == "npy":
+        np.save(places, stacked)  # type: ignore[arg-type]
+    elif way == "safetensors":
+        save_file(as_tensors, places)  # type: ignore[arg-type]
+    elif way == "tensors":
+        torch.save({f"{name}.coordinates": tensor for name, tensor in as_tensors.items()}, places)  # type: ignore[arg-type]
+    else:
+        tensors.update({f"positions.{name}.coordinates": tensor for name, tensor in as_tensors.items()})
+        places = None
+    path = write_topolm(tmp_path / "ckpt-311.pt", tensors)
+    module = gpt_from_checkpoint(path, positions=places)
+    assert isinstance(module, GPT)
+    assert module.config.positions == "permuted"
+    for i in range(LAYERS):
+        for branch, name in (("attention", "attn"), ("mlp", "mlp")):
+            sheet = module.branch_sheet(i, branch)
+            np.testing.assert_array_equal(np.stack([sheet.x, sheet.y], axis=1), coordinates[f"layer.{i}.{name}"])
+    torch.testing.assert_close(logits_of(module, some_ids()), oracle(nanogpt_tensors(), some_ids()), rtol=0, atol=1e-4)
+
+
+def write_topolm(path: Path, tensors: dict[str, Tensor] | None = None) -> Path:
+    """Write what TopoLM's training script does: its own name of the width, losses and a folder of positions beside it."""
+    extra = {"n_embed": WIDTH, "alpha": 2.5, "position_dir": "gpt2-positions-5-5", "accum": "mean", "head_loss": False}
+    return write_nanogpt(path, tensors, n_embd="leave out", **extra)
+
+
+def test_a_topolm_without_places_says_how_to_get_them(tmp_path: Path) -> None:
+    path = write_topolm(tmp_path / "ckpt.pt")
+    with pytest.raises(DataFileError, match=r"without the places of its units.*savez.*layout='nanogpt'"):
+        convert_gpt(path)
+    config, _ = convert_gpt(path, "nanogpt")
+    assert config == GPTConfig(VOCAB, WIDTH, LAYERS, HEADS, CONTEXT)
+    with pytest.raises(InputError, match="positions belong to TopoLM"):
+        convert_gpt(write_nanogpt(tmp_path / "nano.pt"), positions=tmp_path / "positions.npz")
+
+
+class Places:
+    """Stands for TopoLM's pickled class of positions."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.trace),)
+
+
+def test_pickled_places_are_refused_and_do_not_run(tmp_path: Path) -> None:
+    path, trace = write_topolm(tmp_path / "ckpt.pt"), tmp_path / "it ran"
+    folder = tmp_path / "gpt2-positions"
+    folder.mkdir()
+    for place in (folder / "layer.0.attn.pkl", tmp_path / "all.pt"):
+        place.write_bytes(pickle.dumps(Places(trace)))
+    np.save(tmp_path / "objects.npy", np.array([Places(trace)], dtype=object), allow_pickle=True)
+    for place, what in (
+        (folder, "own classes, which are not read here"),
+        (folder / "layer.0.attn.pkl", "own classes, which are not read here"),
+        (tmp_path / "all.pt", "holds code"),
+        (tmp_path / "objects.npy", "cannot read the places"),
+        (tmp_path / "none.npz", "cannot read the places"),
+        (tmp_path / "none.pt", "there is no weight file"),
+    ):
+        with pytest.raises(DataFileError, match=what):
+            convert_gpt(path, positions=place)
+    assert not trace.exists()
+
+
+def test_places_that_make_no_sheet_are_refused() -> None:
+    good = shuffled()
+    assert cells_of(good, LAYERS, WIDTH, path="p").shape == (LAYERS, 2, WIDTH)
+
+    def changed(place: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
+        return {**good, "layer.1.mlp": place(good["layer.1.mlp"].copy())}
+
+    def doubled(array: np.ndarray) -> np.ndarray:
+        array[3] = array[5]
+        return array
+
+    for coordinates, what in (
+        ({name: good[name] for name in SHEETS[:-1]}, r"missing layer\.1\.mlp"),
+        ({**good, "layer.2.attn": good["layer.0.attn"]}, r"not expected layer\.2\.attn"),
+        (changed(lambda a: a[:-1]), r"layer\.1\.mlp should have whole coordinates of shape \(16, 2\)"),
+        (changed(lambda a: a / 4), "whole coordinates"),
+        (changed(lambda a: a * np.nan), "whole coordinates"),
+        (changed(lambda a: a + 1), "run from 0 to 3 .*found 1 to 4"),
+        (changed(doubled), r"layer\.1\.mlp: two units cannot sit in one cell"),
+    ):
+        with pytest.raises(DataFileError, match=what):
+            cells_of(coordinates, LAYERS, WIDTH, path="p")
+    with pytest.raises(DataFileError, match="fill none; nearest: 9"):
+        cells_of(good, LAYERS, 12, path="p")
+
+
+def test_one_stacked_array_is_read_sheet_by_sheet(tmp_path: Path) -> None:
+    array = np.stack(list(shuffled().values()))
+    np.save(tmp_path / "p.npy", array)
+    found = read_positions(tmp_path / "p.npy")
+    assert list(found) == SHEETS
+    np.testing.assert_array_equal(found["layer.1.attn"], array[2])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])
+@pytest.mark.parametrize("way", ["directory", "file beside its config", "headless", "torch file"])
+def test_transformers_models_give_their_own_logits(
+    family: str, way: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import transformers as tf
+
+    classes = {"gpt2": tf.GPT2LMHeadModel, "gpt_neo": tf.GPTNeoForCausalLM}
+    original: Any = classes[family].from_pretrained(checkpoint(family)).eval()
+    source = Path(shutil.copytree(checkpoint(family), tmp_path / "copy"))
+    state = dict(original.state_dict())
+    if way == "file beside its config":
+        source = source / "model.safetensors"
+    elif way == "headless":  # as the bare model saves itself, with the masks of older versions
+        mask = "attn.bias" if family == "gpt2" else "attn.attention.bias"
+        bare = {name.removeprefix("transformer."): t for name, t in state.items() if name != "lm_head.weight"}
+        bare[f"h.0.{mask}"] = torch.ones(1, 1, 64, 64)
+        bare[f"h.0.{mask.replace('bias', 'masked_bias')}"] = torch.tensor(-1e9)
+        save_file({name: t.clone() for name, t in bare.items()}, source / "model.safetensors")
+    elif way == "torch file":
+        (source / "model.safetensors").unlink()
+        torch.save(state, source / "pytorch_model.bin")
+    module = gpt_from_checkpoint(source)
+    assert isinstance(module, GPT if family == "gpt2" else GPTNeo)
+    with torch.no_grad():
+        expected = original(some_ids()).logits
+    assert expected.std() > 0.1
+    torch.testing.assert_close(logits_of(module, some_ids()), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])
+def test_heads_are_asked_for_where_nothing_tells_them(
+    family: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    shutil.copy(checkpoint(family) / "model.safetensors", path)
+    with pytest.raises(DataFileError, match=r"does not say how many attention heads.*n_heads"):
+        convert_gpt(path)
+    assert convert_gpt(path, n_heads=2).config.n_heads == 2
+    with pytest.raises(DataFileError, match="does not divide into 5 heads"):
+        convert_gpt(path, n_heads=5)
+    with pytest.raises(InputError, match="was made with 2 heads, n_heads=3 was asked for"):
+        convert_gpt(checkpoint(family), n_heads=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"activation_function": "relu"}, "activation 'relu'; known: gelu, gelu_new"),
+        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon = 1e-06"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ({"model_type": "bert"}, "describes a 'bert'"),
+        ({"vocab_size": 331}, "vocab_size is 331 by config.json, 330 by the tensors"),
+    ],
+)
+def test_a_gpt2_that_this_one_is_not_is_refused(
+    changes: dict[str, Any], what: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(checkpoint("gpt2"), tmp_path / "copy"))
+    fields = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**fields, **changes}))
+    with pytest.raises(DataFileError, match=what):
+        convert_gpt(source)
+
+
+def without(name: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in nanogpt_tensors().items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "what"),
+    [
+        (without("transformer.h.1.mlp.c_fc.weight"), r"1 tensors are missing \(blocks\.1\.mlp\.c_fc\.weight\)"),
+        (without("transformer.ln_f.weight"), r"norm\.weight"),
+        (without("transformer.wpe.weight"), r"lacks the embedding transformer\.wpe\.weight"),
+        ({**nanogpt_tensors(), "transformer.h.0.attn_proj.weight": torch.zeros(1)}, r"not expected \(h\.0\.attn_proj"),
+        ({**nanogpt_tensors(), "extra": torch.zeros(1)}, r"not expected \(extra\)"),
+        (
+            {**nanogpt_tensors(), "transformer.h.1.mlp.c_proj.weight": torch.zeros(WIDTH, 3 * WIDTH)},
+            r"blocks\.1\.mlp\.c_proj\.weight should be \(16, 64\), is \(16, 48\)",
+        ),
+        (
+            {**nanogpt_tensors(), "lm_head.weight": torch.zeros(VOCAB, WIDTH)},
+            r"head of its own: lm_head\.weight \(330, 16\) has other values than wte\.weight",
+        ),
+        (
+            {**nanogpt_tensors(), "lm_head.weight": torch.zeros(VOCAB + 7, WIDTH)},
+            r"lm_head\.weight \(337, 16\) has another shape than wte\.weight \(330, 16\)",
+        ),
+    ],
+)
+def test_tensors_that_do_not_make_a_gpt_are_named(tensors: dict[str, Tensor], what: str, tmp_path: Path) -> None:
+    path = write_nanogpt(tmp_path / "x.pt", tensors)
+    with pytest.raises(DataFileError, match=what) as caught:
+        convert_gpt(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"vocab_size": 50304}, "vocab_size is 50304 by model_args, 330 by the tensors"),
+        ({"n_layer": 3}, "n_layers is 3 by model_args, 2"),
+        ({"block_size": 1024}, "context is 1024 by model_args, 24"),
+        ({"bias": True}, "bias is True by model_args, False"),
+        ({"n_embd": 768}, "width is 768 by model_args, 16"),
+        ({"n_head": 3}, "does not divide into 3 heads"),
+        ({"n_head": "leave out"}, "does not say how many attention heads"),
+        ({"n_head": "four"}, "number of heads as 'four'"),
+    ],
+)
+def test_sizes_at_odds_with_the_tensors_are_named(changes: dict[str, Any], what: str, tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match=what):
+        convert_gpt(write_nanogpt(tmp_path / "x.pt", **changes))
+
+
+def test_layouts_are_told_from_the_names(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    from topobrain.models.checkpoint_files import read_checkpoint
+
+    files = {
+        "nanogpt": write_nanogpt(tmp_path / "nano.pt"),
+        "topolm": write_topolm(tmp_path / "topolm.pt"),
+        "gpt2": checkpoint("gpt2") / "model.safetensors",
+        "gpt_neo": checkpoint("gpt_neo") / "model.safetensors",
+    }
+    for layout, path in files.items():
+        assert detect_layout(read_checkpoint(path), path=path) == layout
+
+
+def test_an_unknown_layout_tells_what_was_seen(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match=r"none of the layouts nanogpt, topolm, gpt2, gpt_neo.*embed_tokens"):
+        convert_gpt(checkpoint("llama"))
+    module = GPT(GPTConfig.tiny(50))
+    torch.save({"model": module.state_dict(), "iter_num": 3}, tmp_path / "own.pt")
+    with pytest.raises(DataFileError, match=r"topobrain's own names already.*iter_num"):
+        convert_gpt(tmp_path / "own.pt")
+    with pytest.raises(UnknownNameError, match=r"unknown layout 'nano'.*nanogpt"):
+        convert_gpt(tmp_path / "own.pt", "nano")  # type: ignore[arg-type]
+    with pytest.raises(DataFileError):
+        convert_gpt(checkpoint("gpt_neo"), "nanogpt")
+    with pytest.raises(DataFileError, match="gpt_neo, but no usable tensor"):
+        convert_gpt(write_nanogpt(tmp_path / "nano.pt", without("transformer.wpe.weight")), "gpt_neo")
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "tau_50.0.pt", tmp_path / "it ran"
+    torch.save({"model": nanogpt_tensors(), "model_args": ARGUMENTS, "config": Places(trace)}, path)
+    with pytest.raises(DataFileError, match=r"holds code.*mkdir"):
+        convert_gpt(path)
+    assert not trace.exists()
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
+    path = write_nanogpt(tmp_path / "tau_0.5.pt")
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) * 2 // 3])
+    with pytest.raises(DataFileError, match=r"tau_0\.5\.pt is truncated"):
+        convert_gpt(path)
