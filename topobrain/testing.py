@@ -24,6 +24,9 @@ TEXTS = (
 )
 """Sentences of very different lengths, with punctuation, capitals and words that fall into several tokens."""
 
+SHAPES = ((48, 48, 3), (36, 60, 3), (90, 30, 3), (32, 32, 3))
+"""Height, width and channels of the pictures that models of images are checked with."""
+
 TOLERANCE = 1e-4
 
 
@@ -69,6 +72,22 @@ class _Failure(Exception):
 def _require(condition: bool, what: str) -> None:
     if not condition:
         raise _Failure(what)
+
+
+def sample_stimuli(model: Model) -> list[Any]:
+    """Return stimuli of different sizes that a model can read: `TEXTS`, or pictures of noise for a model of images.
+
+    A model reads images if its encoder says ``reads = "images"``.
+    """
+    reads = getattr(getattr(model, "encode", None), "reads", "text")
+    if reads != "images":
+        return list(TEXTS)
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, shape, dtype=np.uint8) for shape in SHAPES]
+
+
+def _said(stimulus: Any) -> str:
+    return f"the image of shape {stimulus.shape}" if isinstance(stimulus, np.ndarray) else repr(stimulus)
 
 
 def _array(values: Any) -> np.ndarray:
@@ -119,8 +138,10 @@ class _Checks:
         for row, stimulus in zip(word, self.stimuli, strict=True):
             inside = row[row >= 0]
             _require(bool((row >= -1).all()), "`word` holds a number below -1")
-            _require(inside.size > 0, f"no token of {stimulus!r} belongs to a word")
-            _require(bool((np.diff(inside) >= 0).all()), f"word numbers of {stimulus!r} go backwards: {row.tolist()}")
+            _require(inside.size > 0, f"no token of {_said(stimulus)} belongs to a word")
+            _require(
+                bool((np.diff(inside) >= 0).all()), f"word numbers of {_said(stimulus)} go backwards: {row.tolist()}"
+            )
             if isinstance(stimulus, str):
                 n_words = len(stimulus.split())
                 found = np.unique(inside)
@@ -173,18 +194,19 @@ class _Checks:
             other = len(self.stimuli) - 1 - row
             own = word[row][word[row] >= 0]
             for what, found in (("alone", word_alone[0]), ("in another order", word_back[other])):
-                _require(np.array_equal(found[found >= 0], own), f"words of {stimulus!r} differ {what}")
+                _require(np.array_equal(found[found >= 0], own), f"words of {_said(stimulus)} differ {what}")
             for layer in self.layers:
                 here = together[layer][row][word[row] >= 0]
                 scale = max(float(np.abs(here).max()), 1e-30)
                 one = float(np.abs(here - alone[layer][0][word_alone[0] >= 0]).max()) / scale
                 _require(
                     one <= TOLERANCE,
-                    f"padding leaks: {stimulus!r} alone and in a batch differ by {one:.2g} in layer {layer!r}",
+                    f"padding leaks: {_said(stimulus)} alone and in a batch differ by {one:.2g} in layer {layer!r}",
                 )
                 two = float(np.abs(here - backwards[layer][other][word_back[other] >= 0]).max()) / scale
                 _require(
-                    two <= TOLERANCE, f"{stimulus!r} depends on its place in the batch by {two:.2g} in layer {layer!r}"
+                    two <= TOLERANCE,
+                    f"{_said(stimulus)} depends on its place in the batch by {two:.2g} in layer {layer!r}",
                 )
 
     def one_layer(self) -> None:
@@ -221,7 +243,8 @@ def check_model(model: Model, stimuli: Sequence[Any] | None = None, *, raises: b
     model
         Anything with ``name``, ``sheets`` and ``record``.
     stimuli
-        At least two stimuli of different lengths (default: four sentences; image models need images).
+        At least two stimuli of different lengths (default: sentences, or pictures where the model's encoder says
+        ``reads = "images"``).
     raises
         Raise if a check fails; otherwise the report says so.
 
@@ -234,7 +257,7 @@ def check_model(model: Model, stimuli: Sequence[Any] | None = None, *, raises: b
     InputError
         A check failed: the message names each, with what was found.
     """
-    shown = list(TEXTS if stimuli is None else stimuli)
+    shown = sample_stimuli(model) if stimuli is None else list(stimuli)
     if len(shown) < 2:
         raise InputError("check_model needs at least two stimuli of different lengths")
     missing = [part for part in ("name", "sheets", "record") if not hasattr(model, part)]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ STIMULI = {
     "moseley": "topobrain.data.langloc:load_moseley",
     "blimp": "topobrain.data.blimp:load_blimp",
     "tuckute2024": "topobrain.data.tuckute2024:load_stimuli",
+    "cifar10": "topobrain.data.cifar10:load_stimuli",
     "simulated-langloc": "topobrain.data.template_language:load_localizer",
     "simulated-sentences": "topobrain.data.template_language:load_sentences",
     "simulated-swjn": "topobrain.data.template_language:load_swjn",
@@ -185,8 +187,9 @@ def list_data() -> pd.DataFrame:
     -------
     DataFrame
         ``name``, ``kind`` (what loads it: ``stimuli``, ``responses``, ``text``; several joined by a comma), ``access``,
-        ``status`` (of its files in the store: ``verified``, ``missing``, ``incomplete``, ``altered``; ``generated``
-        where there are none), ``n_files``, ``megabytes`` (1e6 bytes), ``licence``, ``title``.
+        ``status`` (of its files in the store: ``verified``, ``unverified`` (there, but no hash of them is published),
+        ``missing``, ``incomplete``, ``altered``; ``generated`` where there are none), ``n_files``, ``megabytes`` (1e6
+        bytes; not a number where the size is not known), ``licence``, ``title``.
 
     Raises
     ------
@@ -227,10 +230,16 @@ def _row(name: str, kind: str) -> dict[str, Any]:
         "access": manifest.access,
         "status": status(manifest, paths).state,
         "n_files": len(paths),
-        "megabytes": round(sum(file.bytes for file in manifest.files if file.path in set(paths)) / 1e6, 3),
+        "megabytes": _megabytes(manifest, paths),
         "licence": (part.licence if part else None) or manifest.licence,
         "title": part.title if part else manifest.title,
     }
+
+
+def _megabytes(manifest: Manifest, paths: Sequence[str]) -> float:
+    """Return the size of some files, not a number if that of one is not known."""
+    sizes = [file.bytes for file in manifest.files if file.path in set(paths)]
+    return math.nan if None in sizes else round(sum(size or 0 for size in sizes) / 1e6, 3)
 
 
 def _as_path(given: str | os.PathLike[str], registry: Mapping[str, str]) -> Path | None:

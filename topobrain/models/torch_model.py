@@ -70,6 +70,9 @@ class TorchModel:
         output is recorded; ``"blocks.0:input"`` records its input.
     paths
         Layer -> dotted path, for layers that should carry another name than their path.
+    pools
+        Layer -> function of the module's raw output, for layers whose output is not one value a unit: a map (image,
+        channel, row, column) averaged over space has one unit a channel. Plain functions, so that their code is hashed.
     device
         ``"auto"`` (CUDA, MPS, else CPU) or a torch device.
 
@@ -94,6 +97,7 @@ class TorchModel:
         sheets: Mapping[str, Sheet],
         *,
         paths: Mapping[str, str] | None = None,
+        pools: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         device: str | torch.device = "auto",
     ) -> None:
         if not sheets:
@@ -106,6 +110,10 @@ class TorchModel:
         for layer, path in self.paths.items():
             if path.removesuffix(INPUT) not in known:
                 raise unknown(f"module path of layer {layer!r}", path, known, f"(in {type(module).__name__})")
+        self.pools = dict(pools or {})
+        for layer in self.pools:
+            if layer not in self.sheets:
+                raise unknown("layer of `pools`", layer, self.sheets, f"(in model {name!r})")
         self.device = pick_device(device)
         self.module = module.to(self.device)
         self.provenance: dict[str, Any] = {}
@@ -144,7 +152,9 @@ class TorchModel:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(_evaluating(self.module))
-            stack.enter_context(_hooked(self.module, {layer: self.paths[layer] for layer in layers}, caught))
+            stack.enter_context(
+                _hooked(self.module, {layer: self.paths[layer] for layer in layers}, caught, self.pools)
+            )
             if isinstance(inputs, Tensor):
                 self.module(inputs.to(self.device))
             else:
@@ -172,15 +182,19 @@ class TorchModel:
     def survey(self, stimuli: Sequence[Any]) -> Survey:
         """Return the number of tokens of each stimulus, and a hash of the encoded stimuli and of what becomes of two."""
         sha, lengths = hashlib.sha256(), []
-        for start in range(0, len(stimuli), SURVEY_CHUNK):
-            inputs, word = self.encoded(stimuli[start : start + SURVEY_CHUNK])
+        per_stimulus = int(
+            getattr(self.encode, "tokens_per_stimulus", 1)
+        )  # what an image counts for: one token may be a megabyte
+        chunk = max(1, SURVEY_CHUNK // per_stimulus)
+        for start in range(0, len(stimuli), chunk):
+            inputs, word = self.encoded(stimuli[start : start + chunk])
             named = {"": inputs} if isinstance(inputs, Tensor) else inputs
             for key in sorted(named):
                 sha.update(f"{key}{tuple(named[key].shape)}{named[key].dtype}".encode())
                 sha.update(_bytes(named[key]))
             sha.update(word.astype(np.int64).tobytes())
             lengths.append(np.where(word >= 0, np.arange(1, word.shape[1] + 1), 1).max(axis=1))
-        tokens = np.concatenate(lengths)
+        tokens = np.concatenate(lengths) * per_stimulus
         order = np.argsort(tokens, kind="stable")
         for position in sorted({int(order[0]), int(order[len(order) // 2])}):
             self._probe(stimuli[position], sha)
@@ -206,6 +220,8 @@ class TorchModel:
             sha.update(_bytes(tensors[key]))
         sha.update(repr(self.module).encode())
         sha.update(repr(sorted(self.paths.items())).encode())
+        if self.pools:
+            sha.update(_content(dict(sorted(self.pools.items()))))
         sha.update(repr(getattr(self.module, "config", "")).encode())
         parts = dict(self.module.named_modules())
         for key, part in parts.items():
@@ -277,7 +293,12 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(module: nn.Module, paths: Mapping[str, str], caught: dict[str, Tensor]) -> Iterator[None]:
+def _hooked(
+    module: nn.Module,
+    paths: Mapping[str, str],
+    caught: dict[str, Tensor],
+    pools: Mapping[str, Callable[[Tensor], Tensor]],
+) -> Iterator[None]:
     handles = []
 
     def keep(layer: str, value: Any) -> None:
@@ -289,7 +310,8 @@ def _hooked(module: nn.Module, paths: Mapping[str, str], caught: dict[str, Tenso
             raise InputError(
                 f"layer {layer!r} gave a {type(value).__name__}, expected a tensor (or a tuple that starts with one)"
             )
-        caught[layer] = value.clone()  # an in-place operation further on must not reach what was recorded
+        caught[layer] = pools[layer](value) if layer in pools else value
+        caught[layer] = caught[layer].clone()  # an in-place operation further on must not reach what was recorded
 
     try:
         for layer, path in paths.items():
