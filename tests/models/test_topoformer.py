@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,30 @@ import pytest
 import torch
 
 from topobrain import Sheet, load_model
-from topobrain._checks import DataFileError, InputError
+from topobrain._checks import DataFileError, InputError, UnknownNameError
 from topobrain.models.huggingface import initialise
 from topobrain.models.topoformer import (
     Topoformer,
     TopoformerConfig,
+    TopographicAttention,
+    as_variant,
     is_topoformer,
     load_topoformer,
     save_topoformer,
+    variant,
     wrap_topoformer,
 )
 from topobrain.models.torch_model import TorchModel
 from topobrain.nn import SpatialQuerying, SpatialReweighting
 from topobrain.testing import TEXTS, check_model
-from topobrain.training.masking import train_tokenizer
+from topobrain.training.vocabularies import train_bpe
 
 CONFIG = TopoformerConfig(vocab_size=300, width=16, n_layers=2, ffn_width=24, max_length=64, querying=0.3)
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return train_tokenizer(list(TEXTS) * 3, 300)
+    return train_bpe(list(TEXTS) * 3, 300)
 
 
 def built(tokenizer: Any, **changes: Any) -> Topoformer:
@@ -46,6 +50,15 @@ def built(tokenizer: Any, **changes: Any) -> Topoformer:
 @pytest.fixture
 def saved(tokenizer: Any, tmp_path: Path) -> Path:
     return save_topoformer(tmp_path / "saved", "little", built(tokenizer), tokenizer)
+
+
+def attention(n_tokens: int = 6, seed: int = 0, **options: Any) -> tuple[TopographicAttention, torch.Tensor]:
+    """Return an attention in double precision, all weights drawn, and states to attend over."""
+    config = TopoformerConfig(**{"vocab_size": 11, "width": 144, "querying": 0.2, **options})
+    module = initialise(lambda: TopographicAttention(config), f"untrained:{seed}").double()
+    assert isinstance(module, TopographicAttention)
+    states = torch.randn(2, n_tokens, config.width, generator=torch.Generator().manual_seed(seed)).double()
+    return module, states
 
 
 def values(model: Any, texts: Sequence[str] = TEXTS) -> dict[str, np.ndarray]:
@@ -219,3 +232,180 @@ def test_a_config_with_an_unknown_or_missing_field_is_refused(change: dict[str, 
     (saved / "config.json").write_text(json.dumps(fields))
     with pytest.raises(DataFileError, match="no complete Topoformer directory"):
         load_model(saved)
+
+
+def test_a_directory_saved_before_heads_and_pools_still_loads(saved: Path) -> None:
+    expected = load_topoformer(saved, device="cpu").weights_hash()
+    fields = json.loads((saved / "config.json").read_text())
+    old = ["vocab_size", "width", "n_layers", "ffn_width", "max_length", "dropout", "querying", "reweighting", "signed"]
+    fields["config"] = {name: fields["config"][name] for name in old}
+    (saved / "config.json").write_text(json.dumps(fields))
+    assert load_topoformer(saved, device="cpu").weights_hash() == expected
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"n_heads": 4},
+    {"n_heads": 4, "shared_sheet": True},
+    {"pool": "gaussian"},
+    {"pool": "learned"},
+    {"wrapped": False},
+    {"n_heads": 2, "querying": None, "reweighting": None},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_reaches_the_layers_keeps_the_contract_and_survives_saving(
+    options: dict[str, Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    module = built(tokenizer, **options)
+    model = wrap_topoformer("x", module, tokenizer, device="cpu")
+    assert check_model(model).ok
+    part: Any = module.blocks[0].attention
+    if module.config.querying is not None:
+        assert isinstance(part.pool, SpatialQuerying)
+        assert part.pool.kind == module.config.pool
+        assert (part.pool.n_heads, part.pool.shared_sheet) == (module.config.n_heads, module.config.shared_sheet)
+        assert part.pool.sheet.wrapped == part.output.sheet.wrapped == module.config.wrapped
+    again = load_topoformer(save_topoformer(tmp_path / "x", "x", module, tokenizer), device="cpu")
+    assert again.weights_hash() == model.weights_hash()
+
+
+def test_with_a_sheet_a_head_each_head_is_a_layer_of_its_own(tokenizer: Any) -> None:
+    module = built(tokenizer, n_heads=4)
+    model = wrap_topoformer("x", module, tokenizer, device="cpu")
+    heads = [f"blocks.1.attention.{stream}_heads.{head}" for stream in ("query", "key") for head in range(4)]
+    rest = ["blocks.1.attention.value", "blocks.1.attention.output", "blocks.1"]
+    assert list(model.sheets)[-11:] == heads + rest
+    assert {model.sheets[layer] for layer in heads} == {Sheet.grid(2, 2, wrapped=True)}
+    assert {model.sheets[layer] for layer in rest} == {Sheet.grid(4, 4, wrapped=True)}
+    found = model.record(list(TEXTS), [*heads, "blocks.0"]).values
+    with torch.no_grad():
+        queries = module.blocks[1].attention.query(found["blocks.0"])  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(torch.cat([torch.as_tensor(found[layer]) for layer in heads[:4]], dim=-1), queries)
+    shared = wrap_topoformer("x", built(tokenizer, n_heads=4, shared_sheet=True), tokenizer)
+    assert list(shared.sheets) == list(wrap_topoformer("x", built(tokenizer), tokenizer).sheets)
+
+
+def test_units_that_fill_no_square_are_laid_out_for_show(tokenizer: Any) -> None:
+    control = built(tokenizer, width=24, n_heads=3, querying=None, reweighting=None)
+    model = wrap_topoformer("x", control, tokenizer)
+    assert set(model.sheets.values()) == {Sheet.for_width(24)}
+    with pytest.raises(InputError, match="5 heads do not divide 16"):
+        built(tokenizer, n_heads=5, querying=None, reweighting=None)
+
+
+# the attention itself
+
+
+@pytest.mark.parametrize("n_heads", [1, 4])
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_control_is_standard_attention(n_heads: int, padded: bool) -> None:
+    module, states = attention(querying=None, reweighting=None, n_heads=n_heads)
+    visible = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]]).bool() if padded else None
+    by_token = states.transpose(0, 1)
+    streams: list[Any] = [module.query, module.key, module.value]
+    expected, _ = torch.nn.functional.multi_head_attention_forward(
+        by_token, by_token, by_token, 144, n_heads,
+        torch.cat([stream.weight for stream in streams]), torch.cat([stream.bias for stream in streams]),
+        None, None, False, 0.0, module.output.weight, module.output.bias,
+        key_padding_mask=None if visible is None else ~visible, need_weights=False,
+    )  # fmt: skip
+    found = module(states, None if visible is None else visible[:, None])
+    torch.testing.assert_close(found, expected.transpose(0, 1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"n_heads": 4}, {"n_heads": 4, "shared_sheet": True}, {"wrapped": False}])
+def test_attention_equals_its_formula(options: dict[str, Any]) -> None:
+    module, states = attention(**options)
+    pool: Any = module.pool
+    output: Any = module.output
+    real = torch.tensor([True, True, True, True, False, False])
+    n_heads = options.get("n_heads", 1)
+    width = 144 // n_heads
+    queries = (states[0] @ module.query.weight.T + module.query.bias) @ pool.matrix
+    mixed = []
+    for head in range(n_heads):
+        own = slice(head * width, (head + 1) * width)
+        logits = queries[:, own] @ module.key(states)[0][:, own].T / math.sqrt(width)
+        mixed.append(logits.masked_fill(~real, -math.inf).softmax(dim=-1) @ module.value(states)[0][:, own])
+    expected = torch.cat(mixed, dim=-1) @ (output.raw_weight.abs() * output.mask).T + output.bias
+    visible = real.expand(2, 1, 6)
+    torch.testing.assert_close(module(states, visible)[0], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"n_heads": 4}, {"pool": "gaussian"}, {"pool": "learned"}])
+def test_attention_with_folded_queries_is_the_same_attention(options: dict[str, Any]) -> None:
+    module, states = attention(**options)
+    expected = module(states)
+    pool: Any = module.pool
+    with torch.no_grad():
+        if pool.gain is not None:
+            pool.gain.copy_(torch.linspace(0.5, 2, 144))
+            expected = module(states)
+        weight, bias = pool.fold(module.query.weight, module.query.bias)
+        module.query.weight.copy_(weight)
+        module.query.bias.copy_(bias)
+    module.pool = torch.nn.Identity()
+    torch.testing.assert_close(module(states), expected, rtol=0, atol=1e-12)
+
+
+def test_one_head_is_the_same_with_and_without_a_shared_sheet() -> None:
+    (one, states), (shared, _) = attention(), attention(shared_sheet=True)
+    assert torch.equal(one(states), shared(states))
+
+
+def test_without_a_mask_all_tokens_are_visible(tokenizer: Any) -> None:
+    module = built(tokenizer)
+    ids = torch.randint(3, 50, (2, 7), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(module(ids), module(ids, torch.ones(2, 7)), rtol=0, atol=1e-6)
+        assert (module(ids) - module(ids, torch.tensor([[1] * 4 + [0] * 3] * 2))).abs().max() > 1e-3
+
+
+def test_ids_and_masks_that_do_not_fit_are_refused(tokenizer: Any) -> None:
+    module = built(tokenizer)
+    with pytest.raises(InputError, match="at most 64 tokens"):
+        module(torch.zeros(1, 65, dtype=torch.long))
+    with pytest.raises(InputError, match="expected that of input_ids"):
+        module(torch.zeros(2, 5, dtype=torch.long), torch.ones(2, 6))
+
+
+# variants
+
+
+@pytest.mark.parametrize(
+    ("name", "querying", "reweighting", "signed"),
+    [
+        ("control", None, None, False),
+        ("querying", 0.1, None, False),
+        ("reweighting", None, 0.3, False),
+        ("both", 0.1, 0.3, False),
+        ("signed", None, 0.3, True),
+        ("signed-both", 0.1, 0.3, True),
+    ],
+)
+def test_variants_have_the_published_fractions(
+    name: str, querying: float | None, reweighting: float | None, signed: bool
+) -> None:
+    config = variant(name, vocab_size=30)
+    assert (config.querying, config.reweighting, config.signed) == (querying, reweighting, signed)
+    assert replace(config, querying=0.1, reweighting=0.3, signed=False) == TopoformerConfig(vocab_size=30)
+    assert TopoformerConfig(**json.loads(json.dumps(asdict(config)))) == config
+    assert as_variant(replace(CONFIG, signed=True), name).querying == (None if querying is None else CONFIG.querying)
+
+
+def test_an_unknown_or_impossible_variant_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'querying'"):
+        variant("querryng", vocab_size=30)
+    with pytest.raises(InputError, match="needs a disc's area fraction in 'querying'"):
+        as_variant(TopoformerConfig(vocab_size=30, querying=None), "both")
+
+
+def test_the_published_degenerate_control_attends_with_rank_one() -> None:
+    config = variant("both", vocab_size=30, querying=math.pi / 2, reweighting=math.pi / 2)
+    module, states = attention(querying=config.querying, reweighting=config.reweighting)
+    logits = module.pool(module.query(states[0])) @ module.key(states[0]).T
+    singular = torch.linalg.svdvals(logits.detach())
+    assert singular[1] < 1e-6 * singular[0]
+    assert isinstance(module.output, SpatialReweighting)
+    assert module.output.mask.all()

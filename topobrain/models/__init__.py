@@ -3,7 +3,7 @@
 from topobrain.models.protocol import Model, Recording
 from topobrain.models.registry import list_models, load_model
 
-__all__ = ["Encoded", "Model", "Recording", "TextEncoder", "TorchModel", "list_models", "load_model"]
+__all__ = ["Encoded", "LaidOut", "Model", "Recording", "TextEncoder", "TorchModel", "list_models", "load_model"]
 
 
 def __getattr__(name: str) -> object:
@@ -12,6 +12,10 @@ def __getattr__(name: str) -> object:
         from topobrain.models import torch_model
 
         return getattr(torch_model, name)
+    if name == "LaidOut":
+        from topobrain.models.laid_out import LaidOut
+
+        return LaidOut
     if name == "TextEncoder":
         from topobrain.models.text_encoder import TextEncoder
 

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from topobrain._checks import InputError, unknown
+from topobrain.models import published
 from topobrain.models.protocol import Model
 
 GROUP = "topobrain.models"
 """Entry-point group in which another distribution names its models."""
+
+RECIPES = ("topoformer-imdb", "topoformer-bert", "toponet-resnet18", "toponet-nanogpt", "topolm")
+"""Recipes whose tiny models have names here (`topobrain.training.recipes` lies above this room)."""
 
 BUILTIN = {
     "topoformer-tiny": "topobrain.training.tiny:load_tiny",
@@ -23,6 +27,12 @@ BUILTIN = {
     "topoformer-tiny-brown-control": "topobrain.training.tiny:load_tiny_brown_control",
     "stories260k": "topobrain.models.llama2c:load_stories260k",
     "minilm": "topobrain.models.huggingface:load_minilm",
+    **{
+        f"{recipe}-tiny{twin}": f"topobrain.training.recipe_models:{recipe}-tiny{twin}"
+        for recipe in RECIPES
+        for twin in ("", "-control")
+    },
+    **{name: f"topobrain.models.published:{name}" for name in published.DESCRIPTIONS},
 }
 """Name -> ``module:attr``, resolved only when asked for. The attribute is called with ``weights=`` and ``device=``."""
 
@@ -33,6 +43,15 @@ DESCRIPTIONS = {
     "topoformer-tiny-brown-control": "its non-topographic twin",
     "stories260k": "pretrained language model of 260,032 parameters, from the data store",
     "minilm": "pretrained sentence encoder all-MiniLM-L6-v2, from the extra topobrain[minilm]",
+    **{
+        f"{recipe}-tiny{twin}": what
+        for recipe in RECIPES
+        for twin, what in (
+            ("", f"the recipe {recipe} in its tiny size, trained here on first use (some minutes)"),
+            ("-control", "its non-topographic twin"),
+        )
+    },
+    **published.DESCRIPTIONS,
 }
 
 
@@ -108,10 +127,10 @@ def load_model(name: Any, *, weights: str | None = None, device: str = "auto") -
         return _own(factory, text, weights, device)
     directory = Path(text).expanduser()
     if directory.is_dir():
-        from topobrain.models.topoformer import is_topoformer, load_topoformer
+        from topobrain.models.directories import is_model_directory, load_directory
 
-        if is_topoformer(directory):
-            return load_topoformer(directory, weights=weights, device=device)
+        if is_model_directory(directory):
+            return load_directory(directory, weights=weights, device=device)
         from topobrain.models.huggingface import load_huggingface
 
         return load_huggingface(str(directory.absolute()), weights=weights, device=device)

@@ -7,44 +7,84 @@ import math
 import torch
 from torch import Tensor, nn
 
-from topobrain.nn.spatial_querying import disc, square_torus
+from topobrain._checks import InputError
+from topobrain.nn.pools import disc, square_sheet
 
 INITIAL_GAIN = 10.0
-"""The reference multiplies the usual uniform start by ten in non-negative mode."""
+"""The published layer multiplies the usual uniform start by ten in non-negative mode."""
 
 
 class SpatialReweighting(nn.Module):
     r"""Linear layer whose weights reach only a disc of neighbouring units, non-negative unless ``signed``.
 
     :math:`y = (|W| \odot R)\, x + b`, R the disc mask on a torus. The constraint is a parametrisation: ``forward``
-    never changes the stored weights.
+    never changes the stored weights, and no optimiser can leave it. Stored weights outside the disc are 0 and get no
+    gradient, so that momentum and weight decay leave them at 0 too.
+
+    Non-negative weights blur: this layer is smooth before any training, so show its topography beside the untrained
+    one's. Local connectivity alone (``signed``) makes none.
 
     Parameters
     ----------
     d
         Units in and out; a square number.
     fraction
-        The disc's share of the sheet's area; its radius is ``sqrt(fraction / pi)`` sides.
+        The disc's share of the sheet's *area*; its radius is ``sqrt(fraction / pi)`` sides (`pools.disc_radius`).
     signed
-        Leave the weights' sign free (an ablation: local connectivity alone makes no topography).
+        Leave the weights' sign free (an ablation).
+    wrapped
+        False for a sheet with an open border instead of a torus.
+    initial_gain
+        Weights start uniform in +-``initial_gain / sqrt(d)``; their absolute value counts unless ``signed``. The
+        default is 10, and 1 (that of an ordinary linear layer) for signed weights.
+    initial_sd
+        Start from a normal distribution with this standard deviation instead (half-normal unless ``signed``), and the
+        bias at 0: what the published BERT does (0.02).
+
+    Raises
+    ------
+    InputError
+        A fraction not in (0, 2 pi], units that fill no square, two starts at once.
 
     References
     ----------
     BinHuraib, Tuckute & Blauch (2024), Topoformer, arXiv 2510.18745.
+
+    Examples
+    --------
+    >>> layer = SpatialReweighting(784, 0.3)
+    >>> int((layer.weight > 0).sum()), bool((layer.weight < 0).any())
+    (188944, False)
     """
 
     mask: Tensor
 
-    def __init__(self, d: int, fraction: float, signed: bool = False) -> None:
+    def __init__(
+        self,
+        d: int,
+        fraction: float,
+        signed: bool = False,
+        *,
+        wrapped: bool = True,
+        initial_gain: float | None = None,
+        initial_sd: float | None = None,
+    ) -> None:
         super().__init__()
-        self.sheet = square_torus(d)
+        if initial_gain is not None and initial_sd is not None:
+            raise InputError("give initial_gain (uniform start) or initial_sd (normal start), not both")
+        self.sheet = square_sheet(d, wrapped=wrapped)
         self.fraction = float(fraction)
         self.signed = signed
-        self.register_buffer("mask", torch.from_numpy(disc(self.sheet, fraction)))
+        self.register_buffer("mask", torch.tensor(disc(self.sheet, fraction)))
         bound = 1 / math.sqrt(d)
-        start = torch.empty(d, d).uniform_(-bound, bound)
-        self.raw_weight = nn.Parameter((start if signed else start.abs() * INITIAL_GAIN) * self.mask)
-        self.bias = nn.Parameter(torch.empty(d).uniform_(-bound, bound))
+        if initial_sd is not None:
+            start, bias = torch.empty(d, d).normal_(0, initial_sd), torch.zeros(d)
+        else:
+            gain = (1.0 if signed else INITIAL_GAIN) if initial_gain is None else initial_gain
+            start = torch.empty(d, d).uniform_(-bound, bound) * gain
+            bias = torch.empty(d).uniform_(-bound, bound)
+        self.raw_weight = nn.Parameter((start if signed else start.abs()) * self.mask)
+        self.bias = nn.Parameter(bias)
 
     @property
     def weight(self) -> Tensor:
@@ -57,4 +97,4 @@ class SpatialReweighting(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the layer's recipe."""
-        return f"d={self.sheet.n_units}, fraction={self.fraction}, signed={self.signed}"
+        return f"d={self.sheet.n_units}, fraction={self.fraction}, signed={self.signed}, wrapped={self.sheet.wrapped}"
