@@ -10,6 +10,8 @@ OUT ?=
 # Spinning threads that wait for each other can cost ten times the work they share.
 QUIET_THREADS := OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1
 ONE_THREAD := OMP_NUM_THREADS=1 $(QUIET_THREADS)
+# The reference of TopoLoss needs a typeguard older than ours can be: it lies apart, and tests run it in a process of its own.
+ORACLES := topoloss==0.0.2 torchtyping==0.1.5 einops==0.8.2 typeguard==2.13.3
 PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
@@ -31,6 +33,7 @@ $(VENV)/.runtime: constraints.txt pyproject.toml | $(BIN)/python
 $(VENV)/.dev: constraints.txt pyproject.toml | $(BIN)/python
 	@echo "installing the locked environment and the test tools into $(VENV) (some minutes the first time) ..."
 	@$(PIP) --editable '.[dev]'
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/oracles $(ORACLES)
 	@touch $@ $(VENV)/.runtime
 
 setup: $(VENV)/.dev ## Create the environment (.venv) with the test tools
