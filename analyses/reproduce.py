@@ -25,7 +25,7 @@ from analyses import encode_brain, localize_language, recover_simulated_truth, t
 from topobrain._checks import DataFileError, InputError, TopobrainError, listed
 from topobrain.data import RESPONSES
 from topobrain.extract import cache_key
-from topobrain.models.topoformer import load_topoformer
+from topobrain.models.directories import load_directory
 from topobrain.results import versions
 from topobrain.store import cache_directory
 from topobrain.training.tiny import model_name, tiny_for, trained_directory
@@ -226,7 +226,7 @@ def _models(config: Config, tiny: Any) -> list[tuple[str, Callable[[], tb.Model]
     """Return label, loader and fingerprint of every model: each with its untrained self, topographic ones with a twin."""
 
     def loader(topographic: bool, weights: str | None) -> Callable[[], tb.Model]:
-        return lambda: load_topoformer(trained_directory(tiny, topographic), weights=weights)
+        return lambda: load_directory(trained_directory(tiny, topographic), weights=weights)
 
     topographic, control = model_name(tiny, True), model_name(tiny, False)
     recipe = tiny.digest()

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 
-from figures.style import PAGE_INCHES, Drawing, load_all, model_order
-from topobrain.plot import sheet
+from figures.selectivity_grid import selectivity_grid
+from figures.style import Drawing, load_all, model_order
 from topobrain.plot.style import short_layer
 from topobrain.selectivity import Selectivity
 
@@ -24,19 +22,7 @@ def draw(results: Path) -> Drawing | None:
         return None
     names = sorted(found, key=model_order)
     layers = [layer for layer in found[names[0]].layers if short_layer(layer) in STREAMS]
-    limit = float(np.nanpercentile(np.abs(np.concatenate([found[n].values(one) for n in names for one in layers])), 99))
-    figure, axes = plt.subplots(
-        len(names), len(layers), figsize=(PAGE_INCHES, 1.95 * len(names) + 0.3), layout="constrained", squeeze=False
-    )
-    for row, name in enumerate(names):
-        for column, layer in enumerate(layers):
-            ax = sheet(found[name], axes[row, column], layer=layer, limit=limit, colourbar=False, title="")
-            ax.set_title(f"{short_layer(layer)}\n{_spatial(found[name], layer)}", fontsize=6.5)
-            ax.set_xlabel("column (grid steps)" if row == len(names) - 1 else "", fontsize=7)
-            ax.set_ylabel(f"{name}\nrow (grid steps)" if column == 0 else "", fontsize=7)
-    bar = figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.5, pad=0.01)
-    bar.set_label("t, sentence - nonword", fontsize=7)
-    bar.ax.tick_params(labelsize=7)
+    figure = selectivity_grid(found, names, {layer: short_layer(layer) for layer in layers}, "sentence - nonword")
     simulated = any(one.simulated for one in found.values())
     words = "simulated localizer" if simulated else "language localizer"
     figure.suptitle(f"Language selectivity on the sheet ({words})", fontsize=9)
@@ -48,8 +34,3 @@ def draw(results: Path) -> Drawing | None:
         "attention; an untrained output stream is already smooth, because non-negative local weights blur."
     )
     return Drawing(figure, numbers, caption)
-
-
-def _spatial(result: Selectivity, layer: str) -> str:
-    row = result.summary().set_index("layer").loc[layer]
-    return f"I {row.morans_i:.2f}, null {row.null_mean:.2f} $\\pm$ {row.null_sd:.2f}".replace("-0.00", "0.00")

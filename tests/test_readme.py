@@ -9,7 +9,7 @@ import matplotlib
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-STORY, OWN_MODEL = (block for block in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S))
+STORY, OWN_LOOP, OWN_MODEL = (block for block in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S))
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,13 @@ def test_the_story_without_data(store, tiny_models, tmp_path):
     assert (tmp_path / "results" / "encoding.nc").is_file()
     assert names["enc"].simulated
     assert names["lang"].simulated
+
+
+def test_the_loss_in_a_loop_of_ones_own():
+    names = {}
+    exec(OWN_LOOP, names)
+    assert names["net"][0].weight.grad.abs().sum() > 0
+    assert 2 < names["topography"].compute(names["net"]).item() < 3  # tau 3 times about .876 for random weights
 
 
 @pytest.mark.slow
