@@ -15,7 +15,7 @@ ORACLES := topoloss==0.0.2 torchtyping==0.1.5 einops==0.8.2 typeguard==2.13.3
 PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-fast check format minilm doctor clean
+.PHONY: help setup reproduce test test-fast bench check format minilm doctor clean
 
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test: $(VENV)/.dev ## Run every test
 
 test-fast: $(VENV)/.dev ## Run the tests that take less than a few seconds each
 	@$(ONE_THREAD) $(BIN)/python -m pytest -m 'not slow and not browser'
+
+bench: $(VENV)/.dev ## Speed against peers, ratios of one run (kept in benchmarks/results)
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.topo_loss
 
 check: $(VENV)/.dev ## Format, lint, types and floors
 	@$(BIN)/ruff format --check .
