@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from published_files import Trap
 from safetensors.torch import save_file
 from torch import nn
 
@@ -18,16 +18,6 @@ from topobrain._checks import DataFileError
 from topobrain.models.checkpoint_files import fit_state, read_checkpoint, strip_prefixes
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.0, 2.0])}
-
-
-class Trap:
-    """An object whose unpickling makes a directory: the trace that code in a file ran."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.target),)
 
 
 class Net(nn.Module):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -11,6 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from published_files import (
+    ARGUMENTS,
+    CONTEXT,
+    HEADS,
+    LAYERS,
+    SHEETS,
+    VOCAB,
+    WIDTH,
+    Trap,
+    nanogpt_tensors,
+    shuffled,
+    write_nanogpt,
+    write_topolm,
+)
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,57 +32,6 @@ from topobrain.models.gpt import GPT, GPTConfig, wrap_gpt
 from topobrain.models.gpt_checkpoints import cells_of, convert_gpt, detect_layout, gpt_from_checkpoint, read_positions
 from topobrain.models.gpt_neo import GPTNeo
 from topobrain.testing import check_model
-
-VOCAB, WIDTH, LAYERS, HEADS, CONTEXT = 330, 16, 2, 4, 24
-SIDE = 4
-SHEETS = [f"layer.{i}.{branch}" for i in range(LAYERS) for branch in ("attn", "mlp")]
-ARGUMENTS = {
-    "n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "block_size": CONTEXT, "bias": False, "vocab_size": VOCAB,
-    "dropout": 0.0,
-}  # fmt: skip
-
-
-def nanogpt_tensors(bias: bool = False, seed: int = 0) -> dict[str, Tensor]:
-    """Random tensors under the names of the published NanoGPT."""
-    rng = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int, mean: float = 0.0) -> Tensor:
-        return mean + 0.3 * torch.randn(shape, generator=rng)
-
-    tensors = {"transformer.wte.weight": draw(VOCAB, WIDTH), "transformer.wpe.weight": draw(CONTEXT, WIDTH)}
-    for i in range(LAYERS):
-        block = f"transformer.h.{i}"
-        tensors[f"{block}.ln_1.weight"] = draw(WIDTH, mean=1.0)
-        tensors[f"{block}.attn.c_attn.weight"] = draw(3 * WIDTH, WIDTH)
-        tensors[f"{block}.attn.c_proj.weight"] = draw(WIDTH, WIDTH)
-        tensors[f"{block}.ln_2.weight"] = draw(WIDTH, mean=1.0)
-        tensors[f"{block}.mlp.c_fc.weight"] = draw(4 * WIDTH, WIDTH)
-        tensors[f"{block}.mlp.c_proj.weight"] = draw(WIDTH, 4 * WIDTH)
-    tensors["transformer.ln_f.weight"] = draw(WIDTH, mean=1.0)
-    if bias:
-        for name in [n for n in tensors if ".h." in n or "ln_f" in n]:
-            tensors[name.replace(".weight", ".bias")] = draw(len(tensors[name]))
-    tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
-    return tensors
-
-
-def write_nanogpt(path: Path, tensors: dict[str, Tensor] | None = None, **changes: Any) -> Path:
-    """Write the nest of the published training script: compiled names, sizes, optimiser and progress."""
-    state = nanogpt_tensors() if tensors is None else tensors
-    arguments = {key: value for key, value in {**ARGUMENTS, **changes}.items() if value != "leave out"}
-    content = {
-        "model": {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
-        "optimizer": {
-            "state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3)}},
-            "param_groups": [{"lr": 6e-4}],
-        },
-        "model_args": arguments,
-        "iter_num": 20000,
-        "best_val_loss": torch.tensor(3.07),
-        "config": {"dataset": "fineweb", "compile": True},
-    }
-    torch.save(content, path)
-    return path
 
 
 def oracle(tensors: dict[str, Tensor], ids: Tensor) -> Tensor:
@@ -97,13 +59,6 @@ def some_ids(n: int = 20) -> Tensor:
 def logits_of(module: GPT | GPTNeo, ids: Tensor) -> Tensor:
     with torch.no_grad():
         return module.logits(module(ids))
-
-
-def shuffled(seed: int = 0) -> dict[str, np.ndarray]:
-    """Coordinates (unit, 2) of every sheet: x in the first column, y in the second."""
-    rng = np.random.default_rng(seed)
-    grid = np.array([[x, y] for x in range(SIDE) for y in range(SIDE)], dtype=np.float32)
-    return {name: rng.permutation(grid) for name in SHEETS}
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -139,16 +94,10 @@ def test_every_way_of_saving_the_same_weights_gives_the_same_state(tmp_path: Pat
 
 def test_what_was_converted_keeps_the_contract(tokenizers: Callable[[str], Any], tmp_path: Path) -> None:
     module = gpt_from_checkpoint(
-        write_nanogpt(tmp_path / "x.pt", vocab_size=None, block_size=128, tensors=long_context())
+        write_nanogpt(tmp_path / "x.pt", nanogpt_tensors(context=128), vocab_size=None, block_size=128)
     )
     assert isinstance(module, GPT)
     assert check_model(wrap_gpt("converted", module, tokenizers("gpt2"), device="cpu")).ok
-
-
-def long_context() -> dict[str, Tensor]:
-    tensors = nanogpt_tensors()
-    tensors["transformer.wpe.weight"] = torch.randn(128, WIDTH, generator=torch.Generator().manual_seed(9))
-    return tensors
 
 
 @pytest.mark.parametrize("way", ["npz", "stacked npz", "npy", "safetensors", "tensors", "inside"])
@@ -181,12 +130,6 @@ def test_a_topolm_with_the_places_of_its_units(way: str, tmp_path: Path) -> None
     torch.testing.assert_close(logits_of(module, some_ids()), oracle(nanogpt_tensors(), some_ids()), rtol=0, atol=1e-4)
 
 
-def write_topolm(path: Path, tensors: dict[str, Tensor] | None = None) -> Path:
-    """Write what TopoLM's training script does: its own name of the width, losses and a folder of positions beside it."""
-    extra = {"n_embed": WIDTH, "alpha": 2.5, "position_dir": "gpt2-positions-5-5", "accum": "mean", "head_loss": False}
-    return write_nanogpt(path, tensors, n_embd="leave out", **extra)
-
-
 def test_a_topolm_without_places_says_how_to_get_them(tmp_path: Path) -> None:
     path = write_topolm(tmp_path / "ckpt.pt")
     with pytest.raises(DataFileError, match=r"without the places of its units.*savez.*layout='nanogpt'"):
@@ -197,23 +140,13 @@ def test_a_topolm_without_places_says_how_to_get_them(tmp_path: Path) -> None:
         convert_gpt(write_nanogpt(tmp_path / "nano.pt"), positions=tmp_path / "positions.npz")
 
 
-class Places:
-    """Stands for TopoLM's pickled class of positions."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.trace),)
-
-
 def test_pickled_places_are_refused_and_do_not_run(tmp_path: Path) -> None:
     path, trace = write_topolm(tmp_path / "ckpt.pt"), tmp_path / "it ran"
     folder = tmp_path / "gpt2-positions"
     folder.mkdir()
     for place in (folder / "layer.0.attn.pkl", tmp_path / "all.pt"):
-        place.write_bytes(pickle.dumps(Places(trace)))
-    np.save(tmp_path / "objects.npy", np.array([Places(trace)], dtype=object), allow_pickle=True)
+        place.write_bytes(pickle.dumps(Trap(trace)))
+    np.save(tmp_path / "objects.npy", np.array([Trap(trace)], dtype=object), allow_pickle=True)
     for place, what in (
         (folder, "own classes, which are not read here"),
         (folder / "layer.0.attn.pkl", "own classes, which are not read here"),
@@ -407,7 +340,7 @@ def test_an_unknown_layout_tells_what_was_seen(checkpoint: Callable[[str], Path]
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     path, trace = tmp_path / "tau_50.0.pt", tmp_path / "it ran"
-    torch.save({"model": nanogpt_tensors(), "model_args": ARGUMENTS, "config": Places(trace)}, path)
+    torch.save({"model": nanogpt_tensors(), "model_args": ARGUMENTS, "config": Trap(trace)}, path)
     with pytest.raises(DataFileError, match=r"holds code.*mkdir"):
         convert_gpt(path)
     assert not trace.exists()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from torch import nn
 
 from topobrain import Recording, Sheet, list_models, load_model
-from topobrain._checks import InputError, UnknownNameError
+from topobrain._checks import DataFileError, InputError, UnknownNameError
 
 SOURCE = """
 import numpy as np
@@ -90,7 +91,27 @@ def test_an_unknown_name_offers_near_ones() -> None:
 def test_builtin_names_are_listed_with_a_line_each() -> None:
     models = list_models()
     assert {"topoformer-tiny", "topoformer-tiny-control", "stories260k", "minilm"} <= set(models)
+    assert {"topolm", "toponet-resnet18-tau10", "toponet-nanogpt-tau0.5", "gpt-neo-125m", "vit-b-32"} <= set(models)
     assert all(models.values())
+    assert all("\n" not in what and len(what) < 120 for what in models.values())
+
+
+def test_every_recipe_has_a_tiny_model_and_its_twin() -> None:
+    from topobrain.models.registry import RECIPES
+    from topobrain.training.recipes import list_recipes
+
+    assert set(RECIPES) == {recipe.name for recipe in list_recipes()}
+    for recipe in RECIPES:
+        assert {f"{recipe}-tiny", f"{recipe}-tiny-control"} <= set(list_models())
+
+
+def test_near_names_are_offered_of_published_models_too() -> None:
+    for given, near in (
+        ("toponet-resnet18-tau100", "toponet-resnet18-tau10"),
+        ("topolm-tiny-contrl", "topolm-tiny-control"),
+    ):
+        with pytest.raises(UnknownNameError, match=f"Did you mean .*'{near}'"):
+            load_model(given)
 
 
 @pytest.mark.parametrize("attribute", ["Counter", "make", "only_weights", "ready"])
@@ -233,3 +254,105 @@ def test_a_plug_in_that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
 def test_no_name_is_told(name):
     with pytest.raises(InputError, match="no model was named"):
         load_model(name)
+
+
+# --- models trained here by their recipes when first asked for
+
+
+@pytest.fixture
+def quick_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Recipes of two steps on a little text, and an empty cache; returns the names of the models that were trained."""
+    from topobrain.training import recipe_models, recipes
+
+    (tmp_path / "text.txt").write_text(
+        "\n\n".join(f"the {i} old dogs of house {i * i} sleep in the sun" for i in range(200))
+    )
+    monkeypatch.setenv("TOPOBRAIN_CACHE", str(tmp_path / "cache"))
+    trained: list[str] = []
+    train = recipe_models.run_recipe
+
+    def small(name: str, size: str) -> Any:
+        recipe = recipes.find_recipe(name, size)
+        sizes = {"width": 64, "n_layers": 1, "n_heads": 2}
+        return replace(
+            recipe, corpus=str(tmp_path / "text.txt"), vocab_size=320, length=16, model={**recipe.model, **sizes},
+            training=replace(recipe.training, steps=2, batch_size=4, evaluate_every=2, seed=3),
+        )  # fmt: skip
+
+    def watched(recipe: Any, *places: Any, **options: Any) -> Path:
+        trained.append(recipe.model_name)
+        return train(recipe, *places, **options)
+
+    monkeypatch.setattr(recipe_models, "find_recipe", small)
+    monkeypatch.setattr(recipe_models, "run_recipe", watched)
+    return trained
+
+
+@pytest.mark.slow
+def test_a_recipe_is_trained_on_first_use_and_found_afterwards(
+    quick_recipes: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from topobrain.training import recipe_run
+
+    first: Any = load_model("topolm-tiny", device="cpu")
+    assert "training topolm-tiny (first use only): step 2/2" in capsys.readouterr().err
+    assert first.name == "topolm-tiny"
+    assert first.provenance["trained_on"].endswith("text.txt")
+    assert first.provenance["recipe"] == {"name": "topolm", "size": "tiny", "seed": 3}
+    twin: Any = load_model("topolm-tiny-control", device="cpu")
+    assert twin.name == "topolm-tiny-control"
+    assert list(twin.sheets) == list(first.sheets)
+    assert twin.weights_hash() != first.weights_hash()
+    capsys.readouterr()
+    monkeypatch.setattr(recipe_run, "train", None)  # a second use must not train
+    monkeypatch.setattr(recipe_run, "read_data", None)
+    assert load_model("topolm-tiny", device="cpu").weights_hash() == first.weights_hash()  # type: ignore[attr-defined]
+    assert capsys.readouterr().err == ""
+    assert quick_recipes == ["topolm-tiny", "topolm-tiny-control", "topolm-tiny"]
+
+
+@pytest.mark.parametrize("name", ["topolm-tiny", "toponet-nanogpt-tiny-control"])
+def test_random_weights_need_no_training(name: str, quick_recipes: list[str]) -> None:
+    before: Any = load_model(name, weights="untrained:7", device="cpu")
+    assert quick_recipes == []
+    trained: Any = load_model(name, device="cpu")
+    after: Any = load_model(name, weights="untrained:7", device="cpu")  # now from the directory
+    assert before.name == after.name == f"{name} (untrained:7)"
+    assert before.weights_hash() == after.weights_hash() != trained.weights_hash()
+    assert before.sheets == after.sheets == trained.sheets
+    assert before.survey(["the old dogs"]).digest == after.survey(["the old dogs"]).digest
+    assert before.provenance["trained_on"] == after.provenance["trained_on"] == "nothing (random weights)"
+
+
+def test_wrong_weights_are_told_before_anything_is_trained(quick_recipes: list[str], tmp_path: Path) -> None:
+    for weights in ("", "trained", "untrained:x"):
+        with pytest.raises(InputError, match="weights must be None, 'untrained' or 'untrained:SEED'"):
+            load_model("topolm-tiny", weights=weights)
+    assert not (tmp_path / "cache").exists()
+    assert quick_recipes == []
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    quick_recipes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TOPOBRAIN_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataFileError, match=r"cannot keep the trained model in .*file/cache/models"):
+        load_model("topolm-tiny")
+
+
+def test_a_second_process_waits_for_the_model(
+    quick_recipes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from filelock import FileLock, Timeout
+
+    from topobrain.training import recipe_models
+
+    def held(recipe: Any, directory: Path, **_: Any) -> None:
+        with pytest.raises(Timeout):
+            FileLock(f"{directory}.lock", timeout=0).acquire()
+        raise InputError("seen")
+
+    monkeypatch.setattr(recipe_models, "run_recipe", held)
+    with pytest.raises(InputError, match="seen"):
+        load_model("topolm-tiny")

@@ -11,21 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from topobrain import Sheet, load_model
-from topobrain._checks import DataFileError, InputError, UnknownNameError
+from topobrain import Sheet
+from topobrain._checks import InputError, UnknownNameError
+from topobrain.models.directories import load_directory, save_model
 from topobrain.models.huggingface import initialise
 from topobrain.models.topoformer import (
     Topoformer,
     TopoformerConfig,
     TopographicAttention,
     as_variant,
-    is_topoformer,
-    load_topoformer,
-    save_topoformer,
     variant,
     wrap_topoformer,
 )
-from topobrain.models.torch_model import TorchModel
 from topobrain.nn import SpatialQuerying, SpatialReweighting
 from topobrain.testing import TEXTS, check_model
 from topobrain.training.vocabularies import train_bpe
@@ -47,11 +44,6 @@ def built(tokenizer: Any, **changes: Any) -> Topoformer:
     return module.eval()
 
 
-@pytest.fixture
-def saved(tokenizer: Any, tmp_path: Path) -> Path:
-    return save_topoformer(tmp_path / "saved", "little", built(tokenizer), tokenizer)
-
-
 def attention(n_tokens: int = 6, seed: int = 0, **options: Any) -> tuple[TopographicAttention, torch.Tensor]:
     """Return an attention in double precision, all weights drawn, and states to attend over."""
     config = TopoformerConfig(**{"vocab_size": 11, "width": 144, "querying": 0.2, **options})
@@ -63,23 +55,6 @@ def attention(n_tokens: int = 6, seed: int = 0, **options: Any) -> tuple[Topogra
 
 def values(model: Any, texts: Sequence[str] = TEXTS) -> dict[str, np.ndarray]:
     return {layer: np.asarray(array) for layer, array in model.record(list(texts), list(model.sheets)).values.items()}
-
-
-def test_what_was_saved_gives_the_same_numbers(tokenizer: Any, saved: Path) -> None:
-    before = wrap_topoformer("little", built(tokenizer), tokenizer, device="cpu")
-    after = load_topoformer(saved, device="cpu")
-    assert after.name == "little"
-    assert after.weights_hash() == before.weights_hash()
-    for layer, array in values(before).items():
-        np.testing.assert_array_equal(array, values(after)[layer])
-
-
-def test_a_saved_directory_is_known_and_loads_by_its_path(saved: Path, tmp_path: Path) -> None:
-    assert is_topoformer(saved)
-    assert not is_topoformer(tmp_path)
-    model = load_model(saved)
-    assert isinstance(model, TorchModel)
-    assert isinstance(model.module, Topoformer)
 
 
 @pytest.mark.parametrize("topographic", [True, False])
@@ -129,23 +104,15 @@ def test_inference_leaves_the_weights_alone(tokenizer: Any) -> None:
     assert model.weights_hash() == before
 
 
+def test_the_tiny_configuration_lies_on_squares(tokenizer: Any) -> None:
+    config = TopoformerConfig.tiny(300, n_layers=2)
+    assert (config.width, config.n_layers, config.querying, config.reweighting) == (64, 2, 0.1, 0.3)
+    assert variant("control", **{**asdict(TopoformerConfig.tiny(9)), "width": 36}).width == 36
+
+
 def test_masks_are_saved_with_the_weights_and_move_with_the_module(tokenizer: Any) -> None:
     state = built(tokenizer).state_dict()
     assert {"blocks.0.attention.pool.pool", "blocks.0.attention.output.mask"} <= set(state)
-
-
-def test_the_untrained_variant(saved: Path, tokenizer: Any) -> None:
-    rng = torch.get_rng_state()
-    trained, first, again, other = (
-        load_topoformer(saved, weights=weights) for weights in (None, "untrained", "untrained:0", "untrained:1")
-    )
-    assert torch.equal(torch.get_rng_state(), rng)
-    assert first.weights_hash() == again.weights_hash()
-    assert len({trained.weights_hash(), first.weights_hash(), other.weights_hash()}) == 3
-    assert first.name == "little (untrained)"
-    assert list(first.sheets) == list(trained.sheets)
-    (saved / "model.safetensors").unlink()
-    assert load_topoformer(saved, weights="untrained").weights_hash() == first.weights_hash()
 
 
 def test_the_control_has_neither_pool_nor_local_weights(tokenizer: Any) -> None:
@@ -187,62 +154,6 @@ def test_a_text_too_long_is_refused(tokenizer: Any) -> None:
         wrap_topoformer("x", built(tokenizer), tokenizer).record(["dog " * 70], ["embeddings"])
 
 
-def test_a_missing_file_is_named(saved: Path) -> None:
-    (saved / "model.safetensors").unlink()
-    with pytest.raises(DataFileError, match=r"model\.safetensors"):
-        load_model(saved)
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
-def test_a_truncated_file_is_named(file: str, saved: Path) -> None:
-    raw = (saved / file).read_bytes()
-    (saved / file).write_bytes(raw[: len(raw) // 2])
-    with pytest.raises(DataFileError, match=file.replace(".", r"\.")):
-        load_model(saved)
-
-
-def test_a_missing_tokenizer_is_a_data_file_error(saved: Path) -> None:
-    (saved / "tokenizer.json").unlink()
-    with pytest.raises(DataFileError, match=str(saved)):
-        load_model(saved)
-
-
-def test_a_truncated_config_is_a_data_file_error(saved: Path) -> None:
-    (saved / "config.json").write_text((saved / "config.json").read_text()[:30])
-    assert not is_topoformer(saved)
-    with pytest.raises(DataFileError, match=str(saved)):
-        load_model(saved)
-    with pytest.raises(DataFileError, match="no complete Topoformer directory"):
-        load_topoformer(saved)
-
-
-@pytest.mark.parametrize("change", [{"width": 25}, {"ffn_width": 8}, {"n_layers": 3}, {"querying": None}], ids=str)
-def test_weights_that_do_not_fit_the_config_are_refused(change: dict[str, Any], saved: Path) -> None:
-    fields = json.loads((saved / "config.json").read_text())
-    fields["config"].update(change)
-    (saved / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(DataFileError, match=r"cannot read the weights .*model\.safetensors"):
-        load_model(saved)
-
-
-@pytest.mark.parametrize("change", [{"colour": "red"}, {"vocab_size": None}], ids=str)
-def test_a_config_with_an_unknown_or_missing_field_is_refused(change: dict[str, Any], saved: Path) -> None:
-    fields = json.loads((saved / "config.json").read_text())
-    fields["config"] = {k: v for k, v in {**fields["config"], **change}.items() if v is not None}
-    (saved / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(DataFileError, match="no complete Topoformer directory"):
-        load_model(saved)
-
-
-def test_a_directory_saved_before_heads_and_pools_still_loads(saved: Path) -> None:
-    expected = load_topoformer(saved, device="cpu").weights_hash()
-    fields = json.loads((saved / "config.json").read_text())
-    old = ["vocab_size", "width", "n_layers", "ffn_width", "max_length", "dropout", "querying", "reweighting", "signed"]
-    fields["config"] = {name: fields["config"][name] for name in old}
-    (saved / "config.json").write_text(json.dumps(fields))
-    assert load_topoformer(saved, device="cpu").weights_hash() == expected
-
-
 OPTIONS: list[dict[str, Any]] = [
     {"n_heads": 4},
     {"n_heads": 4, "shared_sheet": True},
@@ -266,7 +177,7 @@ def test_every_option_reaches_the_layers_keeps_the_contract_and_survives_saving(
         assert part.pool.kind == module.config.pool
         assert (part.pool.n_heads, part.pool.shared_sheet) == (module.config.n_heads, module.config.shared_sheet)
         assert part.pool.sheet.wrapped == part.output.sheet.wrapped == module.config.wrapped
-    again = load_topoformer(save_topoformer(tmp_path / "x", "x", module, tokenizer), device="cpu")
+    again = load_directory(save_model(tmp_path / "x", "x", module, tokenizer), device="cpu")
     assert again.weights_hash() == model.weights_hash()
 
 

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import pickle
-from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from published_files import (
+    RESNET,
+    RESNET_50,
+    VIT,
+    Trap,
+    saved,
+    state_of,
+    training_dictionary,
+    transformers_resnet,
+    transformers_vit,
+)
 from safetensors.torch import save_file
 from test_vision import images, seeded
 from torch import Tensor, nn
@@ -19,22 +27,8 @@ from topobrain._checks import DataFileError, InputError, UnknownNameError
 from topobrain.models.image_encoder import CIFAR10_MEAN, CIFAR10_STD
 from topobrain.models.resnet import ResNet, ResNetConfig
 from topobrain.models.vision_checkpoints import build_vision, convert_vision, load_vision
-from topobrain.models.vit import ViT, ViTConfig
+from topobrain.models.vit import ViT
 from topobrain.testing import check_model
-
-RESNET = ResNetConfig(n_classes=5, width=16)
-RESNET_50 = ResNetConfig(depth=50, n_classes=5, width=4)
-VIT = ViTConfig(image_size=32, patch_size=8, width=32, n_layers=2, n_heads=4, mlp_width=64, n_classes=5)
-
-
-def state_of(config: Any) -> dict[str, Tensor]:
-    build = ResNet if isinstance(config, ResNetConfig) else ViT
-    return OrderedDict(seeded(lambda: build(config), seed=1).state_dict())
-
-
-def saved(path: Path, content: Any) -> Path:
-    torch.save(content, path)
-    return path
 
 
 def same_network(path: Path, config: Any, state: dict[str, Tensor], **options: Any) -> None:
@@ -75,20 +69,7 @@ def test_the_feed_forward_names_of_the_first_published_vits(tmp_path: Path) -> N
 
 def test_a_training_scripts_dictionary_with_its_command_line(tmp_path: Path) -> None:
     state = state_of(VIT)
-    module = seeded(lambda: ViT(VIT))
-    optimizer = torch.optim.AdamW(module.parameters())
-    module(images(1, 32)).sum().backward()
-    optimizer.step()
-    content = {
-        "model": state,
-        "model_ema": {"n_averaged": torch.tensor(3), **{f"module.{k}": v * 2 for k, v in state.items()}},
-        "optimizer": optimizer.state_dict(),
-        "lr_scheduler": {"last_epoch": 299},
-        "epoch": 299,
-        "args": argparse.Namespace(model="vit_b_32", lr=0.003, opt="adamw", world_size=8),
-        "scaler": {"scale": 65536.0},
-    }
-    same_network(saved(tmp_path / "tau_10.0.pt", content), VIT, state, n_heads=4)
+    same_network(saved(tmp_path / "tau_10.0.pt", training_dictionary(state)), VIT, state, n_heads=4)
 
 
 def test_heads_follow_from_a_usual_width_and_are_asked_for_otherwise(tmp_path: Path) -> None:
@@ -139,36 +120,6 @@ def test_half_precision_and_missing_counters(tmp_path: Path) -> None:
 
 
 # --- transformers, an independent implementation of both
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(4)
-        for name, tensor in module.state_dict().items():
-            if tensor.dtype.is_floating_point:
-                tensor.uniform_(0.5, 1.5) if "var" in name else tensor.normal_(std=0.1).add_(0.3 * ("norm" in name))
-    return module.eval()
-
-
-def transformers_vit(**options: Any) -> Any:
-    from transformers import ViTConfig as TheirConfig
-    from transformers import ViTForImageClassification
-
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    return randomised(
-        ViTForImageClassification(
-            TheirConfig(**{**sizes, "image_size": 32, "patch_size": 8, "num_labels": 5, **options})
-        )
-    )
-
-
-def transformers_resnet(kind: str) -> Any:
-    from transformers import ResNetConfig as TheirConfig
-    from transformers import ResNetForImageClassification
-
-    depths, sizes = ((2, 2, 2, 2), (8, 16, 32, 64)) if kind == "basic" else ((3, 4, 6, 3), (32, 64, 128, 256))
-    config = TheirConfig(embedding_size=8, hidden_sizes=list(sizes), depths=list(depths), layer_type=kind, num_labels=5)
-    return randomised(ResNetForImageClassification(config))
 
 
 def logits_of(folder: Path, **options: Any) -> Tensor:
@@ -309,21 +260,13 @@ def test_a_transformers_vit_without_keys(tmp_path: Path) -> None:
         convert_vision(saved(tmp_path / "w.pt", state), n_heads=4)
 
 
-class Runs:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.target),)
-
-
 def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
     target = tmp_path / "pwned"
-    inside = saved(tmp_path / "inside.pt", {"model": state_of(VIT), "args": Runs(target)})
+    inside = saved(tmp_path / "inside.pt", {"model": state_of(VIT), "args": Trap(target)})
     with pytest.raises(DataFileError, match=r"holds code, not only tensors"):
         convert_vision(inside)
     bare = tmp_path / "bare.pt"
-    bare.write_bytes(pickle.dumps(Runs(target)))
+    bare.write_bytes(pickle.dumps(Trap(target)))
     with pytest.raises(DataFileError, match=r"refused and nothing in it was run"):
         convert_vision(bare)
     whole = saved(tmp_path / "whole.pt", nn.Sequential(nn.Linear(2, 2)))

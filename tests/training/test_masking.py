@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from topobrain._checks import InputError
-from topobrain.training.masking import IGNORED, SPECIAL, mask_tokens, token_table, train_tokenizer
+from topobrain.training.masking import IGNORED, SPECIAL, MaskRule, mask_tokens, token_table
+from topobrain.training.vocabularies import train_bpe
 
 VOCABULARY, MASK = 1000, 2
 
@@ -14,9 +15,8 @@ def corrupted(n: int = 400, share: float = 0.15, seed: int = 0) -> tuple[Tensor,
     ids = torch.full((n, 60), 7)
     visible = torch.arange(60)[None, :] < torch.randint(20, 61, (n, 1), generator=torch.Generator().manual_seed(9))
     ids[~visible] = 0
-    changed, targets = mask_tokens(
-        ids, visible, mask_id=MASK, vocab_size=VOCABULARY, share=share, generator=torch.Generator().manual_seed(seed)
-    )
+    rule = MaskRule(MASK, VOCABULARY, share)
+    changed, targets = mask_tokens(ids, visible, rule, torch.Generator().manual_seed(seed))
     return ids, visible, changed, targets
 
 
@@ -25,6 +25,14 @@ def test_the_share_of_real_tokens_is_predicted(share: float) -> None:
     _, visible, _, targets = corrupted(share=share)
     found = (targets != IGNORED).sum() / visible.sum()
     assert float(found) == pytest.approx(share, abs=0.01)
+
+
+def test_fifteen_percent_is_the_default_and_shares_outside_are_errors() -> None:
+    assert MaskRule(MASK, VOCABULARY).share == 0.15
+    assert MaskRule(MASK, VOCABULARY).first_ordinary == len(SPECIAL)
+    for share in (0.0, -0.1, 1.1, float("nan")):
+        with pytest.raises(InputError, match="share of masked tokens"):
+            MaskRule(MASK, VOCABULARY, share)
 
 
 def test_eighty_ten_ten() -> None:
@@ -65,9 +73,7 @@ def test_the_generator_alone_decides() -> None:
 def test_at_least_one_real_token_is_predicted(seed: int) -> None:
     visible = torch.tensor([[True, True, False, False], [True, False, False, False]])
     ids = torch.tensor([[5, 6, 0, 0], [8, 0, 0, 0]])
-    _, targets = mask_tokens(
-        ids, visible, mask_id=MASK, vocab_size=20, share=1e-9, generator=torch.Generator().manual_seed(seed)
-    )
+    _, targets = mask_tokens(ids, visible, MaskRule(MASK, 20, 1e-9), torch.Generator().manual_seed(seed))
     predicted = targets != IGNORED
     assert int(predicted.sum()) == 1
     assert bool(visible[predicted].all())
@@ -75,7 +81,7 @@ def test_at_least_one_real_token_is_predicted(seed: int) -> None:
 
 def test_the_table_pads_with_the_padding_token_and_cuts_at_the_limit() -> None:
     texts = ["the dog sleeps", "a", "the dog sleeps in the garden of the old man"]
-    tokenizer = train_tokenizer(texts * 3, 290)
+    tokenizer = train_bpe(texts * 3, 290)
     table, lengths = token_table(texts, tokenizer, 8)
     assert table.shape == (3, 8)
     for row, text in enumerate(texts):
@@ -90,10 +96,7 @@ def test_no_text_is_an_error() -> None:
         token_table([], None, 8)
 
 
-def test_the_tokenizer_knows_every_text_and_its_special_tokens() -> None:
-    tokenizer = train_tokenizer(["the dog sleeps"] * 3, 290)
-    assert tokenizer.convert_tokens_to_ids(list(SPECIAL)) == [0, 1, 2]
-    for text in ("Zoë saw 狗 🐕", "the dog", "l'été"):
-        ids = tokenizer(text)["input_ids"]
-        assert tokenizer.unk_token_id not in ids
-        assert tokenizer.decode(ids).strip() == text
+def test_a_text_without_tokens_is_named() -> None:
+    tokenizer = train_bpe(["the dog sleeps"] * 3, 290)
+    with pytest.raises(InputError, match="no token of text 1: ''"):
+        token_table(["the dog", ""], tokenizer, 8)

@@ -26,6 +26,8 @@ class Models:
     """import: attention heads, where neither file nor width tells."""
     positions: Path | None = None
     """import: file of TopoLM's unit positions."""
+    layout: str = "auto"
+    """import: layout of the file, where its names mislead (nanogpt: a TopoLM without its positions)."""
     as_json: Json = False
 
     def run(self) -> int:
@@ -56,7 +58,9 @@ class Models:
         if len(self.paths) != 2:
             raise InputError("give the weight file and the directory to write: topobrain models import FILE DIRECTORY")
         file, directory = self.paths
-        target = import_checkpoint(file, directory, name=self.name, n_heads=self.heads, positions=self.positions)
+        target = import_checkpoint(
+            file, directory, name=self.name, layout=self.layout, n_heads=self.heads, positions=self.positions
+        )
         model = load_directory(target, device="cpu")
         n = sum(parameter.numel() for parameter in model.module.parameters())
         row = {"model": model.name, "parameters": n, "layers": len(model.sheets), "directory": str(target.resolve())}

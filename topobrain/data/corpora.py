@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from collections.abc import Iterator
 from typing import Literal
+
+import numpy as np
 
 from topobrain._checks import DataFileError, InputError, listed, require_choice
 from topobrain.store.files import fetch
@@ -72,22 +75,56 @@ def load_imdb(split: Literal["train", "test", "unsup"] = "train") -> list[str]:
     InputError
         A line has no text (file and line are named).
     """
+    return [text for text, _ in _imdb_reviews(split) if text]
+
+
+def load_imdb_sentiment(split: Literal["train", "test"] = "train") -> tuple[list[str], np.ndarray]:
+    """Return IMDB film reviews with their sentiment.
+
+    Parameters
+    ----------
+    split
+        ``"train"`` or ``"test"``. Repeated reviews count once, and test reviews that are also in train are left out.
+
+    Returns
+    -------
+    texts, labels
+        Reviews in the order of the file, and 1 for positive, 0 for negative ones (review,).
+
+    Raises
+    ------
+    UnknownNameError
+        No such split.
+    DataFileError
+        The file is missing, altered or broken.
+    """
+    require_choice("split", split, ("train", "test"))
+    seen = {text for text, _ in _imdb_reviews("train")} if split == "test" else set()
+    texts, labels = [], []
+    for text, label in _imdb_reviews(split):
+        if text and text not in seen:
+            seen.add(text)
+            texts.append(text)
+            labels.append(label)
+    return texts, np.array(labels)
+
+
+def _imdb_reviews(split: str) -> Iterator[tuple[str, int]]:
+    """Yield every review of a file with its label (1 positive, 0 negative, -1 unknown)."""
     require_choice("split", split, ("train", "test", "unsup"))
     name = f"{split}.jsonl.gz"
     path = fetch("imdb", [name])[name]
-    reviews = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as stream:
             for number, line in enumerate(stream, start=1):
                 fields = json.loads(line)
                 if "text" not in fields:
                     raise InputError(f"line {number} of {path} has no field 'text'. Fields: {listed(fields)}")
-                reviews.append(LINE_BREAK.sub("\n", fields["text"]).strip())
+                yield LINE_BREAK.sub("\n", fields["text"]).strip(), int(fields.get("label", -1))
     except InputError:  # also a ValueError, like a broken line below
         raise
     except (OSError, EOFError, ValueError) as error:
         raise DataFileError(f"{path} cannot be read as JSON lines: {error}") from error
-    return [review for review in reviews if review]
 
 
 def _documents(name: str) -> list[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -96,12 +99,17 @@ def build_config(architecture: Architecture, values: Mapping[str, Any]) -> Any:
     Raises
     ------
     InputError
-        A field that the configuration does not have, or one without a default that is missing.
+        A field that the configuration does not have, one without a default that is missing, or a value of another kind.
     """
-    known = [field.name for field in fields(architecture.config)]
-    for name in values:
+    kinds = get_type_hints(architecture.config)
+    known = {field.name: kinds[field.name] for field in fields(architecture.config)}
+    for name, value in values.items():
         if name not in known:
             raise InputError(str(unknown(f"field of the {architecture.name} configuration", name, known)))
+        if not _is_a(value, known[name]):
+            raise InputError(
+                f"the field {name!r} of the {architecture.name} configuration takes {_said(known[name])}, got {value!r}"
+            )
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
         return architecture.config(**plain)
@@ -110,9 +118,51 @@ def build_config(architecture: Architecture, values: Mapping[str, Any]) -> Any:
 
 
 def build(name: str, config: Any, *, seed: int = 0) -> nn.Module:
-    """Build a network with random weights from a seed; the global random state is left alone."""
+    """Build a network with random weights from a seed; the global random state is left alone.
+
+    Raises
+    ------
+    UnknownNameError
+        No such architecture.
+    InputError
+        A configuration of another architecture, or a seed that is no whole number of at least 0.
+    """
     architecture = find_architecture(name)
-    return initialise(lambda: architecture.module(config), f"untrained:{seed}")
+    if type(config) is not architecture.config:
+        raise InputError(f"a {name} is built from a {architecture.config.__name__}, got a {type(config).__name__}")
+    weights = f"untrained:{seed}"
+    require_weights(weights)
+    return initialise(lambda: architecture.module(config), weights)
+
+
+def require_weights(weights: str | None) -> None:
+    """Raise unless ``weights`` is None, ``"untrained"`` or ``"untrained:SEED"`` with a seed that torch takes."""
+    if weights is None or re.fullmatch(r"untrained(:[0-9]{1,18})?", weights):
+        return
+    raise InputError(
+        f"weights must be None, 'untrained' or 'untrained:SEED' (a whole number of at least 0), got {weights!r}"
+    )
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a plain value, as JSON has it, is of a field's type."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:  # the configuration offers near names itself
+        return isinstance(value, str)
+    if get_origin(kind) in (UnionType, Union):
+        return any(_is_a(value, one) for one in inner)
+    if get_origin(kind) is tuple:
+        kinds = inner[:1] * len(value) if isinstance(value, list | tuple) and inner[1:] == (...,) else inner
+        return isinstance(value, list | tuple) and len(value) == len(kinds) and all(map(_is_a, value, kinds))
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _said(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
 
 
 def plain_config(module: nn.Module) -> dict[str, Any]:

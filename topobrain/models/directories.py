@@ -16,23 +16,30 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from topobrain._checks import DataFileError, InputError
+from topobrain._checks import DataFileError, InputError, UnknownNameError
 from topobrain.models.architectures import (
     Architecture,
     architecture_of,
-    build,
     build_config,
     find_architecture,
     plain_config,
+    require_weights,
 )
+from topobrain.models.huggingface import initialise
 from topobrain.models.torch_model import TorchModel
+from topobrain.results import to_plain
 
 FORMAT = "topobrain-model"
 OLDER_FORMATS = {"topobrain-topoformer": "topoformer"}
 """Format of a directory written before the architecture was named in it -> its architecture."""
 
+RANDOM_WEIGHTS = "nothing (random weights)"
+"""What an untrained model says it was trained on."""
+
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.json"
-SPECIAL_TOKENS = ("pad_token", "mask_token", "unk_token", "bos_token", "eos_token")
+SPECIAL_TOKENS = ("pad_token", "mask_token", "unk_token", "bos_token", "eos_token", "cls_token", "sep_token")
+OWN_TOKENS = {"pad_token": "[PAD]", "mask_token": "[MASK]", "unk_token": "[UNK]"}
+"""Special tokens of the tokenizers trained here."""
 
 
 def save_model(
@@ -62,7 +69,8 @@ def save_model(
     Raises
     ------
     InputError
-        A network of another project, or text without a tokenizer.
+        A network of another project, text without a tokenizer (or images with one), or a directory that holds another
+        project's model.
     DataFileError
         The disk is full or cannot be written.
     """
@@ -70,9 +78,13 @@ def save_model(
     from safetensors.torch import save_file
 
     architecture = architecture_of(module)
-    if architecture.reads == "text" and tokenizer is None:
-        raise InputError(f"a {architecture.name} reads text: give its tokenizer")
+    if (tokenizer is None) == (architecture.reads == "text"):
+        wanted = "give its tokenizer" if tokenizer is None else "it takes no tokenizer"
+        raise InputError(f"a {architecture.name} reads {architecture.reads}: {wanted}")
     target = Path(directory)
+    older = is_model_directory(target)
+    if not older and (target / CONFIG_FILE).exists():
+        raise InputError(f"{target / CONFIG_FILE} is not of this project: choose another directory for the model")
     part = target / f".part-{os.getpid()}"
     fields: dict[str, Any] = {
         "format": FORMAT,
@@ -81,17 +93,23 @@ def save_model(
         "trained_on": trained_on,
         "config": plain_config(module),
         "sheets": _sheets(_wrapped(architecture, name, module, tokenizer, _device(module))),
-        "provenance": dict(provenance or {}),
+        "provenance": to_plain(dict(provenance or {})),
     }
     try:
         part.mkdir(parents=True, exist_ok=True)
         save_file({key: t.cpu().contiguous() for key, t in untied(module).items()}, part / WEIGHTS_FILE)
         fields["weights_sha256"] = file_sha256(part / WEIGHTS_FILE)
         if tokenizer is not None:
-            tokenizer.backend_tokenizer.save(str(part / TOKENIZER_FILE))
+            content = tokenizer.backend_tokenizer.to_str(
+                pretty=True
+            )  # its own save raises bare Exception on a full disk
+            (part / TOKENIZER_FILE).write_text(content, encoding="utf-8")
             special = {key: getattr(tokenizer, key) for key in SPECIAL_TOKENS if getattr(tokenizer, key, None)}
             fields["tokenizer"] = {"sha256": file_sha256(part / TOKENIZER_FILE), "special": special}
         (part / CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        if older:  # stopped from here on, it is no model, rather than a mixed one
+            for file in (CONFIG_FILE, TOKENIZER_FILE):
+                (target / file).unlink(missing_ok=True)
         for file in (WEIGHTS_FILE, TOKENIZER_FILE, CONFIG_FILE):  # the configuration last: it makes the model complete
             if (part / file).exists():
                 os.replace(part / file, target / file)
@@ -134,28 +152,27 @@ def load_directory(directory: str | Path, *, weights: str | None = None, device:
 
     source = Path(directory)
     fields = _fields(source)
-    architecture = find_architecture(OLDER_FORMATS.get(fields["format"], fields.get("architecture", "")))
-    try:
-        config = build_config(architecture, fields["config"])
-    except (InputError, KeyError) as error:
-        raise DataFileError(f"{source / CONFIG_FILE} describes no {architecture.name}: {error}") from error
+    name, trained_on, provenance = (
+        str(fields["name"]),
+        str(fields.get("trained_on", "unknown")),
+        {**fields["provenance"]},
+    )
+    if weights is not None:
+        name, trained_on = f"{name} ({weights})", RANDOM_WEIGHTS
+        provenance.pop("weights_file", None)
+    architecture, module = _built(source, fields, "untrained" if weights is None else weights)
     tokenizer = _tokenizer(source, fields) if architecture.reads == "text" else None
-    kind, _, seed = (weights or "untrained").partition(":")
-    if kind != "untrained" or not (seed or "0").isdigit():
-        raise InputError(f"weights must be None, 'untrained' or 'untrained:SEED', got {weights!r}")
-    module = build(architecture.name, config, seed=int(seed or 0))
     if weights is None:
         _verify_weights(source / WEIGHTS_FILE, fields.get("weights_sha256"))
         restore(module, read_checkpoint(source / WEIGHTS_FILE).tensors, source / WEIGHTS_FILE)
-    name = str(fields["name"]) + (f" ({weights})" if weights else "")
     model = _wrapped(architecture, name, module.eval(), tokenizer, device)
     kept = fields.get("sheets")
     if kept is not None and kept != _sheets(model):
         raise DataFileError(
-            f"the sheets in {source / CONFIG_FILE} are not those of the {architecture.name} it describes"
+            f"the sheets in {source / CONFIG_FILE} are not those of the {architecture.name} it describes: the file was altered"
         )
-    model.provenance.update(fields.get("provenance", {}))
-    model.provenance["trained_on"] = "nothing (random weights)" if weights else str(fields.get("trained_on", "unknown"))
+    model.provenance.update(provenance)
+    model.provenance["trained_on"] = trained_on
     return model
 
 
@@ -194,7 +211,7 @@ def wrap_tokenizer(tokenizer: Any, special: Mapping[str, str] | None = None) -> 
     """Return a tokenizers object as a transformers tokenizer; by default with this project's own special tokens."""
     from transformers import PreTrainedTokenizerFast
 
-    tokens = dict(special or {"pad_token": "[PAD]", "mask_token": "[MASK]", "unk_token": "[UNK]"})
+    tokens = dict(OWN_TOKENS if special is None else special)  # empty: one more would be one more token to embed
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **tokens)
 
 
@@ -208,7 +225,10 @@ def _verify_weights(path: Path, expected: str | None) -> None:
     """Weights of another save under this configuration (one was interrupted) would fit, and be wrong."""
     if expected is None or not path.is_file():
         return
-    found = file_sha256(path)
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise DataFileError(f"cannot read {path}: {error.strerror or error}") from error
     if found != expected:
         raise DataFileError(
             f"{path} was altered or belongs to another save: its sha256 is {found}, expected {expected}"
@@ -230,20 +250,47 @@ def _wrapped(architecture: Architecture, name: str, module: nn.Module, tokenizer
 
 
 def _fields(source: Path) -> dict[str, Any]:
+    """Return what a configuration file says, with the fields that every format has."""
+    path = source / CONFIG_FILE
     try:
-        fields: dict[str, Any] = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataFileError(f"{source} is no complete model directory: {error}") from error
     if not is_model_directory(source):
-        raise DataFileError(f'{source / CONFIG_FILE} is not of this project: expected "format": {FORMAT!r}')
-    return fields
+        raise DataFileError(f'{path} is not of this project: expected "format": {FORMAT!r}')
+    whole: dict[str, Any] = {"name": source.name, "provenance": {}, "tokenizer": {}, **fields}
+    whole["architecture"] = OLDER_FORMATS.get(whole["format"], whole.get("architecture", ""))
+    for name in ("config", "provenance", "tokenizer"):
+        if not isinstance(whole.get(name), dict):
+            raise DataFileError(f"{path}: expected named fields under {name!r}, found {whole.get(name)!r}")
+    return whole
+
+
+def _built(source: Path, fields: Mapping[str, Any], weights: str) -> tuple[Architecture, nn.Module]:
+    """Build the network that a configuration file describes, with random weights."""
+    path = source / CONFIG_FILE
+    try:
+        architecture = find_architecture(str(fields["architecture"]))
+        config = build_config(architecture, fields["config"])
+    except (InputError, UnknownNameError) as error:
+        raise DataFileError(f"{path} describes no model that can be built: {error}") from error
+    require_weights(weights)
+    try:
+        return architecture, initialise(lambda: architecture.module(config), weights)
+    except (
+        InputError,
+        RuntimeError,
+        ValueError,
+        ArithmeticError,
+    ) as error:  # torch's own for sizes that make no tensor
+        raise DataFileError(f"{path} describes no {architecture.name} that can be built: {error}") from error
 
 
 def _tokenizer(source: Path, fields: Mapping[str, Any]) -> Any:
     from tokenizers import Tokenizer
 
     path = source / TOKENIZER_FILE
-    kept: Mapping[str, Any] = fields.get("tokenizer", {})
+    kept: Mapping[str, Any] = fields["tokenizer"]
     try:
         found = file_sha256(path)
         if kept and found != kept.get("sha256"):

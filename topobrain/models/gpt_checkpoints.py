@@ -174,6 +174,10 @@ def detect_layout(checkpoint: Checkpoint, *, path: str | Path) -> str:
             arguments = _arguments(checkpoint)
             inside = any(name.startswith("positions.") for name in tensors)
             return "topolm" if inside or {"n_embed", "position_dir"} & set(arguments) else "nanogpt"
+        raise DataFileError(
+            f"{path} names its tensors as a GPT, but h.0.attn.c_attn.weight has shape {tuple(projection.shape)}; for its "
+            f"{width} units expected {(3 * width, width)} (NanoGPT, TopoLM) or {(width, 3 * width)} (transformers' GPT-2)"
+        )
     own = " It has topobrain's own names already." if "blocks.0.attention.c_attn.weight" in tensors else ""
     raise DataFileError(
         f"{path} has none of the layouts {', '.join(LAYOUTS)}.{own} It holds {len(checkpoint.tensors)} tensors: "

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from topobrain._checks import DataFileError, InputError, unknown
+from topobrain._checks import DataFileError, InputError, require_choice, unknown
 
 if TYPE_CHECKING:
     from topobrain.models.torch_model import TorchModel
@@ -125,6 +125,7 @@ def load_published(name: str, *, weights: str | None = None, device: str = "auto
         The file cannot be had (no network, on request only) or read: the message says where to put it.
     """
     from topobrain.store import fetch
+    from topobrain.store.manifest import load_manifests
 
     if name not in PUBLISHED:
         raise unknown("published model", name, PUBLISHED)
@@ -133,9 +134,17 @@ def load_published(name: str, *, weights: str | None = None, device: str = "auto
         return _untrained(name, published.architecture, published.config, weights, device)
     found = fetch(published.manifest, None if published.file is None else [published.file])
     path = next(iter(found.values())).parent if published.file is None else found[published.file]
-    positions = _positions_beside(path) if name == "topolm" else None
-    module, tokenizer = _read(path, positions=positions)
-    return _wrapped(name, module, tokenizer, device)
+    places = "positions" in published.config
+    if places or published.manifest != "topolm":
+        module, tokenizer = _read(path, positions=_positions_beside(path) if places else None)
+    else:  # the control has no sheets of its own: the weights alone, in unit order
+        module, tokenizer = _read(path, "nanogpt")
+    model = _wrapped(name, module, tokenizer, device)
+    manifest = load_manifests()[published.manifest]
+    model.provenance.update(
+        data_set=manifest.name, weights_file=path.name, citation=manifest.citation, licence=manifest.licence
+    )
+    return model
 
 
 def import_checkpoint(
@@ -143,6 +152,7 @@ def import_checkpoint(
     directory: str | Path,
     *,
     name: str | None = None,
+    layout: str = "auto",
     n_heads: int | None = None,
     positions: str | Path | None = None,
     trained_on: str = "unknown",
@@ -158,9 +168,12 @@ def import_checkpoint(
     path
         The file, or a directory in transformers' format.
     directory
-        Where to write; ``load_model(directory)`` reads it.
+        Where to write; ``load_model(directory)`` reads it. Not where the file lies.
     name
         Name of the model (default: the file's).
+    layout
+        ``"auto"``: told from the names in the file. Else one that these two functions know; ``"nanogpt"`` reads a TopoLM
+        without the places of its units.
     n_heads
         Attention heads, where neither file nor width tells.
     positions
@@ -172,41 +185,70 @@ def import_checkpoint(
     ------
     DataFileError
         The file is missing, damaged, holds code, or is of no known layout.
+    InputError
+        The number of heads is needed, or the directory is the file's own or another project's.
+    UnknownNameError
+        No such layout.
     """
     from topobrain.models.directories import save_model
 
-    source = Path(path).expanduser()
-    module, tokenizer = _read(source, n_heads=n_heads, positions=positions)
+    source = Path(path).expanduser().absolute()
+    folder = source if source.is_dir() else source.parent
+    if Path(directory).expanduser().resolve() == folder.resolve():
+        raise InputError(f"the model would take the place of {source}: choose another directory than {directory}")
+    module, tokenizer = _read(source, layout, n_heads=n_heads, positions=positions)
+    label = name or (source.name if source.is_dir() else source.stem)
     provenance = {"weights_file": source.name}
-    return save_model(directory, name or source.stem, module, tokenizer, trained_on=trained_on, provenance=provenance)
+    return save_model(
+        Path(directory).expanduser(), label, module, tokenizer, trained_on=trained_on, provenance=provenance
+    )
 
 
-def _read(path: Path, *, n_heads: int | None = None, positions: str | Path | None = None) -> tuple[Any, Any]:
+def _read(
+    path: Path, layout: str = "auto", *, n_heads: int | None = None, positions: str | Path | None = None
+) -> tuple[Any, Any]:
     """Return the module of a weight file, and its tokenizer (None for images)."""
+    from topobrain.models import gpt_checkpoints, vision_checkpoints
     from topobrain.models.checkpoint_files import find_transformers_files, read_checkpoint
-    from topobrain.models.gpt_checkpoints import detect_layout, gpt_from_checkpoint
-    from topobrain.models.vision_checkpoints import build_vision, convert_vision
 
+    layouts = dict.fromkeys([*gpt_checkpoints.LAYOUTS, *vision_checkpoints.LAYOUTS])
+    require_choice("layout", layout, list(layouts))
     file = find_transformers_files(path)[1] if path.is_dir() else path
-    checkpoint = read_checkpoint(file)
+    of_gpt = layout in gpt_checkpoints.LAYOUTS
+    if layout == "auto":
+        checkpoint = read_checkpoint(file)
+        of_gpt = not vision_checkpoints.is_vision(checkpoint.tensors)
+        if of_gpt:
+            _require_gpt(checkpoint, file)
+        del checkpoint  # half a gigabyte or more, read again below
+    if of_gpt:
+        chosen: Any = layout
+        gpt = gpt_checkpoints.gpt_from_checkpoint(path, chosen, n_heads=n_heads, positions=positions)
+        return gpt, _tokenizer_beside(file.parent)
+    if positions is not None:
+        raise InputError(f"positions belong to TopoLM; {path} holds a network for images")
+    config, state = vision_checkpoints.convert_vision(path, layout, n_heads=n_heads)
+    return vision_checkpoints.build_vision(config, state), None
+
+
+def _require_gpt(checkpoint: Any, file: Path) -> None:
+    """Raise what speaks against a GPT; where nothing speaks for one either, name the other layouts too."""
+    from topobrain.models import gpt_checkpoints, vision_checkpoints
+
     try:
-        detect_layout(checkpoint, path=file)
-    except DataFileError as not_gpt:
-        try:
-            config, state = convert_vision(path, n_heads=n_heads)
-        except DataFileError as not_vision:
-            if any(tensor.ndim == 4 for tensor in checkpoint.tensors.values()):
-                raise
-            raise not_gpt from not_vision
-        return build_vision(config, state), None
-    return gpt_from_checkpoint(path, n_heads=n_heads, positions=positions), _tokenizer_beside(file.parent)
+        gpt_checkpoints.detect_layout(checkpoint, path=file)
+    except DataFileError as error:
+        if any(name.endswith(("wte.weight", ".c_attn.weight")) for name in checkpoint.tensors):
+            raise
+        others = ", ".join(vision_checkpoints.LAYOUTS[1:])
+        raise DataFileError(f"{error}. Nor has it the layouts of networks for images: {others}") from None
 
 
 def _tokenizer_beside(folder: Path) -> Any:
     """Return the tokenizer that lies beside weights, else GPT-2's: the published GPTs all read text with it."""
     from topobrain.models.gpt2_tokenizer import load_gpt2_bpe
 
-    if not (folder / "tokenizer.json").is_file():
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return load_gpt2_bpe()
     from transformers import AutoTokenizer
 
@@ -217,8 +259,8 @@ def _tokenizer_beside(folder: Path) -> Any:
 
 
 def _positions_beside(path: Path) -> Path | None:
-    found = [p for p in path.parent.glob("positions.*") if p.suffix in (".npz", ".safetensors", ".pt")]
-    return found[0] if found else None
+    places = (path.parent / f"positions{suffix}" for suffix in (".npz", ".npy", ".safetensors", ".pt"))
+    return next((place for place in places if place.is_file()), None)
 
 
 def _load_architecture(name: str, *, weights: str | None = None, device: str = "auto") -> TorchModel:
@@ -232,9 +274,11 @@ def _load_architecture(name: str, *, weights: str | None = None, device: str = "
 
 
 def _untrained(name: str, architecture: str, fields: dict[str, Any], weights: str, device: str) -> TorchModel:
-    from topobrain.models.architectures import build_config, find_architecture
+    from topobrain.models.architectures import build_config, find_architecture, require_weights
+    from topobrain.models.directories import RANDOM_WEIGHTS
     from topobrain.models.huggingface import initialise
 
+    require_weights(weights)
     found = find_architecture(architecture)
     config = build_config(found, fields)
     module = initialise(lambda: found.module(config), weights).eval()
@@ -243,7 +287,9 @@ def _untrained(name: str, architecture: str, fields: dict[str, Any], weights: st
         from topobrain.models.gpt2_tokenizer import load_gpt2_bpe
 
         tokenizer = load_gpt2_bpe()
-    return _wrapped(f"{name} ({weights})", module, tokenizer, device)
+    model = _wrapped(f"{name} ({weights})", module, tokenizer, device)
+    model.provenance["trained_on"] = RANDOM_WEIGHTS
+    return model
 
 
 def _wrapped(name: str, module: Any, tokenizer: Any, device: str) -> TorchModel:

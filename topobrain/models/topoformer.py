@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,9 +16,6 @@ from topobrain.nn.pools import PoolKind, is_square, square_sheet
 from topobrain.nn.spatial_querying import SpatialQuerying, head_sheet, head_width
 from topobrain.nn.spatial_reweighting import SpatialReweighting
 from topobrain.sheet import Sheet
-
-FORMAT = "topobrain-topoformer"
-CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.json"
 
 VARIANTS: dict[str, tuple[bool, bool, bool]] = {
     "control": (False, False, False),
@@ -80,6 +78,15 @@ class TopoformerConfig(TopographicConfig):
     """
 
     n_classes: int = 2
+
+    @classmethod
+    def tiny(cls, vocab_size: int, **changes: Any) -> TopoformerConfig:
+        """Return a model of one layer and 64 units (8 x 8), for tests and quick training.
+
+        >>> TopoformerConfig.tiny(100).width
+        64
+        """
+        return cls(**{"vocab_size": vocab_size, "width": 64, "ffn_width": 128, "max_length": 128, **changes})
 
 
 AnyConfig = TypeVar("AnyConfig", bound=TopographicConfig)
@@ -377,3 +384,33 @@ def wrap_encoder(
         sheets[f"blocks.{i}"] = whole
     encoder = TextEncoder(tokenizer, config.max_length)
     return TorchModel(name, module, encoder, sheets, paths=paths, device=device)
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """Return a copy whose topographic layers are ordinary ones with the same outputs: for inference at no extra cost.
+
+    Spatial querying folds into the query weight, spatial reweighting becomes a dense layer with its effective weights. In
+    the copy the layer ``query`` gives pooled queries. It cannot be trained further as a topographic model.
+
+    Parameters
+    ----------
+    module
+        Any network with `TopographicAttention` in it.
+    """
+    plain = copy.deepcopy(module)
+    for part in plain.modules():
+        if not isinstance(part, TopographicAttention):
+            continue
+        if isinstance(part.pool, SpatialQuerying):
+            with torch.no_grad():
+                part.query.weight.copy_(part.pool.fold(part.query.weight))
+                if part.query.bias is not None:
+                    part.query.bias.copy_(part.pool(part.query.bias))
+            part.pool = nn.Identity()
+        if isinstance(part.output, SpatialReweighting):
+            weight, bias = part.output.weight.detach(), part.output.bias.detach()
+            part.output = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+            with torch.no_grad():
+                part.output.weight.copy_(weight)
+                part.output.bias.copy_(bias)
+    return plain

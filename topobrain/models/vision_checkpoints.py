@@ -33,12 +33,12 @@ cannot be told from the tensors."""
 
 _MARKS = {
     "resnet-blurpool": r"layer\d+\.\d+\..*\.blur_filter",
-    "resnet": r"layer1\.0\.conv1\.(conv\.)?weight",
-    "vit": r"conv_proj\.weight",
-    "transformers-resnet": r"(resnet\.)?embedder\.embedder\.convolution\.weight",
-    "transformers-vit": r"(vit\.)?embeddings\.patch_embeddings\.projection\.weight",
+    "resnet": r"layer[1-4]\.\d+\.(conv|bn)\d\..+",
+    "vit": r"conv_proj\..+|encoder\.layers\.encoder_layer_\d+\..+",
+    "transformers-resnet": r"(resnet\.)?(embedder\.embedder|encoder\.stages\.\d+)\..+",
+    "transformers-vit": r"(vit\.)?embeddings\.(patch_embeddings\.projection\..+|cls_token)",
 }
-"""A name that only this layout has; the first that occurs decides."""
+"""Names that only this layout has; the first that occurs decides. Several, so that no single missing tensor hides it."""
 
 
 def convert_vision(
@@ -160,6 +160,11 @@ def _layout(tensors: Mapping[str, Tensor], source: Path) -> str:
         f"{source} holds no vision network known here (residual network or vision transformer of torchvision, FFCV or "
         f"transformers); its first names: {listed(tensors, 6)}"
     )
+
+
+def is_vision(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a name occurs that only vision networks known here have."""
+    return any(re.fullmatch(mark, name) for mark in _MARKS.values() for name in tensors)
 
 
 def _config_beside(source: Path) -> dict[str, Any]:

@@ -1,19 +1,30 @@
-"""Training: one readable loop, objectives, and recipes with frozen configurations."""
+"""Training: one readable loop, objectives, topographic penalties, and recipes with frozen configurations."""
 
-__all__ = ["TinyConfig", "TrainingConfig", "TrainingLog", "train_masked_lm", "train_tiny_pair"]
+from importlib import import_module
+
+_PLACES = {
+    "TrainingLog": "log",
+    "TrainingConfig": "config",
+    "Run": "loop",
+    "train": "loop",
+    "Penalty": "penalties",
+    "Penalties": "penalties",
+    "CausalLM": "objectives",
+    "MaskedLM": "objectives",
+    "SentenceClassification": "objectives",
+    "ImageClassification": "objectives",
+    "Recipe": "recipes",
+    "find_recipe": "recipes",
+    "list_recipes": "recipes",
+    "run_recipe": "recipe_run",
+    "TinyConfig": "tiny",
+    "train_tiny_pair": "tiny",
+}
+
+__all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> object:
-    if name == "TrainingLog":
-        from topobrain.training.log import TrainingLog
-
-        return TrainingLog
-    if name in ("TrainingConfig", "train_masked_lm"):
-        from topobrain.training import loop
-
-        return getattr(loop, name)
-    if name in ("TinyConfig", "train_tiny_pair"):
-        from topobrain.training import tiny
-
-        return getattr(tiny, name)
+    if name in _PLACES:
+        return getattr(import_module(f"topobrain.training.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'topobrain.training' has no attribute {name!r}; public names: {', '.join(__all__)}")

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,27 +17,25 @@ import numpy as np
 
 from topobrain._checks import DataFileError, InputError
 from topobrain.data import load_text
-from topobrain.models.huggingface import initialise
-from topobrain.models.topoformer import (
-    Topoformer,
-    TopoformerConfig,
-    is_topoformer,
-    load_topoformer,
-    save_topoformer,
-)
+from topobrain.models.architectures import build
+from topobrain.models.directories import is_model_directory, load_directory, save_model
+from topobrain.models.topoformer import TopoformerConfig
 from topobrain.models.torch_model import TorchModel
 from topobrain.results import load_result
 from topobrain.store import cache_directory
+from topobrain.training.config import TrainingConfig
 from topobrain.training.log import TrainingLog
-from topobrain.training.loop import TrainingConfig, train_masked_lm
-from topobrain.training.masking import train_tokenizer
+from topobrain.training.loop import Run, train
+from topobrain.training.masking import MaskRule, token_table
+from topobrain.training.objectives import MaskedLM
+from topobrain.training.vocabularies import train_bpe
 
 Progress = Callable[[str, int, int, float], None]
 
 LOG_FILE = "training.nc"
 N_HELD_OUT = 500
 MAX_TEXTS = 40000
-RECIPE = 1
+RECIPE = 2
 """Raised when the recipe changes in a way its configuration does not show: older trained models are then not used."""
 
 
@@ -52,6 +51,8 @@ class TinyConfig:
         Size; the width is a square number.
     n_words
         Fewest and most words of a training text; others are left out (long ones cost most of the time).
+    mask_share
+        Share of tokens predicted.
     querying, reweighting
         Area fractions of the topographic model's discs (the published one-layer values); its twin has neither.
     training
@@ -64,6 +65,7 @@ class TinyConfig:
     ffn_width: int = 800
     max_length: int = 128
     n_words: tuple[int, int] = (4, 16)
+    mask_share: float = 0.15
     querying: float = 0.1
     reweighting: float = 0.3
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -97,7 +99,7 @@ def train_tiny_pair(
 
 def is_trained(config: TinyConfig, topographic: bool) -> bool:
     """Whether the model is in the cache."""
-    return is_topoformer(trained_directory(config, topographic))
+    return is_model_directory(trained_directory(config, topographic))
 
 
 def load_tiny(*, weights: str | None = None, device: str = "auto") -> TorchModel:
@@ -129,7 +131,7 @@ def load_log(directory: Path) -> TrainingLog:
 
 
 def _load(config: TinyConfig, topographic: bool, weights: str | None, device: str) -> TorchModel:
-    return load_topoformer(_trained(config, topographic, device, _first_use), weights=weights, device=device)
+    return load_directory(_trained(config, topographic, device, _first_use), weights=weights, device=device)
 
 
 def _first_use(name: str, step: int, steps: int, loss: float) -> None:
@@ -152,8 +154,10 @@ def _trained(config: TinyConfig, topographic: bool, device: str, progress: Progr
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(".lock")):
-            if is_topoformer(target):
+            if is_model_directory(target):
                 return target
+            for left in target.parent.glob(f".{target.name}.*.part"):  # of a killed process: this one holds the lock
+                shutil.rmtree(left, ignore_errors=True)
             shutil.rmtree(target, ignore_errors=True)
             try:
                 _train(config, name, topographic, part, device, progress)
@@ -183,7 +187,7 @@ def _train(
     config: TinyConfig, name: str, topographic: bool, target: Path, device: str, progress: Progress | None
 ) -> None:
     texts, held_out = corpus_texts(config)
-    tokenizer = train_tokenizer(texts, config.vocab_size)
+    tokenizer = train_bpe(texts, config.vocab_size)
     shape = TopoformerConfig(
         vocab_size=len(tokenizer),
         width=config.width,
@@ -192,16 +196,18 @@ def _train(
         querying=config.querying if topographic else None,
         reweighting=config.reweighting if topographic else None,
     )
-    module = initialise(lambda: Topoformer(shape), f"untrained:{config.training.seed}")
-    if not isinstance(module, Topoformer):
-        raise InputError("the recipe did not build a Topoformer")
-    simulated = config.corpus == TinyConfig().corpus
-    log = train_masked_lm(
-        module, tokenizer, texts, held_out, config.training, name=name, device=device,
-        provenance={"corpus": {"name": config.corpus, "n_texts": len(texts), "simulated": simulated}},
-        progress=None if progress is None else lambda step, steps, loss: progress(name, step, steps, loss),
-    )  # fmt: skip
-    save_topoformer(target, name, module, tokenizer, trained_on=config.corpus)
+    module = build("topoformer", shape, seed=config.training.seed)
+    corpus = {"name": config.corpus, "n_texts": len(texts), "simulated": config.corpus == TinyConfig().corpus}
+    objective = MaskedLM(
+        token_table(texts, tokenizer, config.max_length),
+        token_table(held_out, tokenizer, config.max_length),
+        MaskRule(int(tokenizer.mask_token_id), len(tokenizer), config.mask_share),
+        corpus,
+    )
+    told = None if progress is None else partial(progress, name)
+    run = Run(name, provenance={"corpus": corpus}, device=device, progress=told)
+    log = train(module, objective, config.training, run=run)
+    save_model(target, name, module, tokenizer, trained_on=config.corpus)
     log.save(target / LOG_FILE)
 
 
