@@ -83,12 +83,18 @@ def run(config: Config, tell: Callable[[str], None] = print) -> Path:
 
 
 def summarise(out: Path) -> Path:
-    """Write ``claims.csv`` (one row a run and layer) and ``claims_summary.csv`` (means and sd over seeds)."""
+    """Write ``claims.csv`` (a row for each run and layer) and ``claims_summary.csv`` (means over layers, then over seeds)."""
     rows = [row for path in sorted((out / "rows").glob("*.json")) for row in json.loads(path.read_text())]
     table = pd.DataFrame(rows)
     table.to_csv(out / "claims.csv", index=False)
     numbers = ["t_g", "null_sd", "untrained_t_g", "loss", "accuracy"]
-    grouped = table.groupby(["claim", "model", "stream"], sort=False)[numbers]
+    keys = ["claim", "model", "stream"]
+    table["order"] = table["claim"].map(CLAIMS.index) * 1000 + [
+        float(model.removeprefix("tau ")) if model.startswith("tau ") else 0.0 for model in table["model"]
+    ]
+    table = table.sort_values("order", kind="stable")
+    runs = table.groupby([*keys, "seed"], sort=False)[numbers].mean()  # layers of a stream count as one
+    grouped = runs.groupby(keys, sort=False)
     summary = grouped.agg(["mean", "std"])
     summary.columns = [f"{name}_{what}" for name, what in summary.columns]
     summary.insert(0, "n_seeds", grouped.size())

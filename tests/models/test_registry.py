@@ -311,7 +311,7 @@ def test_a_recipe_is_trained_on_first_use_and_found_afterwards(
     assert quick_recipes == ["topolm-tiny", "topolm-tiny-control", "topolm-tiny"]
 
 
-@pytest.mark.parametrize("name", ["topolm-tiny", "toponet-nanogpt-tiny-control"])
+@pytest.mark.parametrize("name", ["topolm-tiny", "toponet-nanogpt-tiny-control", "topoformer-bert-tiny-control"])
 def test_random_weights_need_no_training(name: str, quick_recipes: list[str]) -> None:
     before: Any = load_model(name, weights="untrained:7", device="cpu")
     assert quick_recipes == []

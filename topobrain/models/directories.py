@@ -100,9 +100,8 @@ def save_model(
         save_file({key: t.cpu().contiguous() for key, t in untied(module).items()}, part / WEIGHTS_FILE)
         fields["weights_sha256"] = file_sha256(part / WEIGHTS_FILE)
         if tokenizer is not None:
-            content = tokenizer.backend_tokenizer.to_str(
-                pretty=True
-            )  # its own save raises bare Exception on a full disk
+            # written here, because the tokenizer's own `save` raises bare Exception on a full disk
+            content = tokenizer.backend_tokenizer.to_str(pretty=True)
             (part / TOKENIZER_FILE).write_text(content, encoding="utf-8")
             special = {key: getattr(tokenizer, key) for key in SPECIAL_TOKENS if getattr(tokenizer, key, None)}
             fields["tokenizer"] = {"sha256": file_sha256(part / TOKENIZER_FILE), "special": special}

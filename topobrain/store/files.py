@@ -369,6 +369,8 @@ def _download_unpublished(manifest: Manifest, target: Path, file: DataFile, down
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            target.parent.rmdir()  # nothing came: an empty folder would look like a data set
     _log.warning("%s is %s (%s); it was recorded as %s", target, UNVERIFIED, file.hash_words, sha256)
 
 

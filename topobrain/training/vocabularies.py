@@ -11,6 +11,7 @@ from topobrain.models.gpt2_tokenizer import load_gpt2_bpe
 from topobrain.training.masking import SPECIAL
 
 Kind = Literal["bpe", "words", "wordpiece", "gpt2"]
+WORD_START = "\u2581"
 
 
 def make_vocabulary(kind: Kind, texts: Iterable[str], vocab_size: int) -> Any:
@@ -70,13 +71,30 @@ def train_words(texts: Iterable[str], vocab_size: int, *, min_frequency: int = 5
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
-    """Train a lower-case WordPiece tokenizer, BERT's kind."""
+    """Train a lower-case WordPiece tokenizer, BERT's kind.
+
+    The library's own trainer numbers the pieces inside words in the order of a randomly seeded hash table, so that two
+    trainings differ. Its byte-pair trainer does not: words get a mark in front, and pieces without it become ``##`` pieces.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normalizer, words = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    pairs = Tokenizer(models.BPE())
+    pairs.normalizer = normalizers.Sequence([normalizer, normalizers.Replace(WORD_START, " ")])
+    pairs.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.Metaspace(WORD_START, prepend_scheme="always", split=False)]
+    )
+    pairs.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False))
+    pieces: dict[str, None] = dict.fromkeys(SPECIAL)
+    for piece in sorted(pairs.get_vocab(), key=pairs.get_vocab().__getitem__):
+        rest = piece.removeprefix(WORD_START)
+        if len(rest) == 1 and rest == piece:  # a letter may open a word and stand in it
+            pieces |= {rest: None, f"##{rest}": None}
+        elif rest:
+            pieces[f"##{rest}" if rest == piece else rest] = None
+    vocab = {piece: number for number, piece in enumerate(list(pieces)[:vocab_size])}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, words
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(list(SPECIAL))
     return wrap_tokenizer(tokenizer)
