@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +16,6 @@ from toy_runs import long_run, rows_of, weights_hash
 pytestmark = pytest.mark.slow
 
 Start = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def start() -> Iterator[Start]:
-    """Start a function of `toy_runs` in a process of its own; torch is imported once for all of them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["toy_runs"])
-    started: list[Any] = []
-
-    def run(work: Callable[..., Any], *given: Any, **options: Any) -> Any:
-        process = context.Process(target=work, args=tuple(str(g) if isinstance(g, Path) else g for g in given))
-        process.start()
-        started.append(process)
-        return process
-
-    with pytest.MonkeyPatch.context() as patch:  # the server finds modules here
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
-        yield run
-    for process in started:
-        if process.is_alive():
-            process.kill()
-            process.join()
 
 
 @pytest.fixture(scope="module")

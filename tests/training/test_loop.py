@@ -29,7 +29,7 @@ from topobrain._checks import InputError
 from topobrain.training import Run, TrainingConfig, TrainingLog, train
 from topobrain.training import loop as room
 
-FAST = replace(CONFIG, steps=30, batch_size=16, evaluate_every=15)
+FAST = replace(CONFIG, steps=20, batch_size=16, evaluate_every=10)
 
 
 def trained(config: TrainingConfig = CONFIG, **options: Any) -> tuple[nn.Module, TrainingLog]:

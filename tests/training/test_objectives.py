@@ -27,7 +27,7 @@ def test_causal_loss_is_torch_s_cross_entropy_of_the_next_token() -> None:
     states: Any = module(ids[:, :12])
     logits = states @ module.tokens.weight.T  # type: ignore[union-attr,operator]
     expected = cross_entropy(logits.reshape(-1, N_TOKENS), ids[:, 1:].reshape(-1), reduction="sum")
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
     assert int(right) == int((logits.argmax(-1) == ids[:, 1:]).sum())
     assert objective.count(batch) == 4 * 12
 
@@ -68,7 +68,7 @@ def test_sparse_prediction_equals_the_dense_computation() -> None:
     visible = torch.arange(batch["ids"].shape[1])[None, :] < batch["lengths"][:, None]
     dense = logits_of(module(batch["ids"], visible))
     expected = cross_entropy(dense.flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORED, reduction="sum")
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     predicted = batch["targets"] != IGNORED
     assert int(right) == int(((dense.argmax(-1) == batch["targets"]) & predicted).sum())
     assert seen == [objective.count(batch)] == [int(predicted.sum())]  # no other position met the vocabulary
@@ -99,10 +99,10 @@ def test_padding_never_counts(kind: str) -> None:
     other = {**batch, "ids": torch.where(padding, 17, batch["ids"])}
     loss, right = objective.loss(module, batch)
     loss_other, right_other = objective.loss(module, other)
-    assert float(loss) == float(loss_other)
+    assert torch.equal(loss, loss_other)
     assert int(right) == int(right_other)
     one_by_one = [objective.loss(module, {key: v[i : i + 1] for key, v in batch.items()}) for i in range(20)]
-    assert float(loss) == pytest.approx(sum(float(part) for part, _ in one_by_one), rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(sum(float(part.detach()) for part, _ in one_by_one), rel=1e-5)
     assert int(right) == sum(int(part) for _, part in one_by_one)
 
 
@@ -126,8 +126,8 @@ def test_sentences_are_scored_by_class() -> None:
         n = int(objective.texts[1][row])
         ids = objective.texts[0][row : row + 1, :n].long()
         logits = module.class_logits(module(ids))  # type: ignore[operator]
-        expected += float(cross_entropy(logits, objective.labels[row : row + 1].long()))
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+        expected += float(cross_entropy(logits, objective.labels[row : row + 1].long()).detach())
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
     assert objective.count(batch) == 4
     with pytest.raises(InputError, match="100 texts have 3 labels"):
         SentenceClassification(objective.texts, np.zeros(3), objective.held_out, np.zeros(20))

@@ -54,7 +54,9 @@ def stopped(at: int) -> Callable[[int, int, float], None]:
     return progress
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [*list(KINDS)[:2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in list(KINDS)[2:])]
+)
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(kind: str, tmp_path: Path) -> None:
     make, objective, changes, penalties = KINDS[kind]
     config = replace(CONFIG, checkpoint_every=2, **changes)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,10 @@ import torch
 
 from topobrain import load_model
 from topobrain._checks import DataFileError, InputError, UnknownNameError
-from topobrain.models.topoformer import Topoformer, load_topoformer
+from topobrain.models.directories import load_directory
+from topobrain.models.topoformer import Topoformer
 from topobrain.testing import check_model
-from topobrain.training import TinyConfig, TrainingConfig, tiny, train_tiny_pair
+from topobrain.training import MaskedLM, TinyConfig, TrainingConfig, tiny, train_tiny_pair
 
 CONFIG = TinyConfig(
     vocab_size=320, width=16, ffn_width=24, max_length=64, training=TrainingConfig(steps=20, batch_size=8)
@@ -50,6 +49,7 @@ def left(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.suffix != ".lock")
 
 
+@pytest.mark.slow
 def test_the_pair_is_two_complete_models(pair: dict[str, Path]) -> None:
     assert list(pair) == NAMES
     for name, directory in pair.items():
@@ -61,8 +61,9 @@ def test_the_pair_is_two_complete_models(pair: dict[str, Path]) -> None:
         assert check_model(model).ok
 
 
+@pytest.mark.slow
 def test_only_the_first_of_the_pair_is_topographic(pair: dict[str, Path]) -> None:
-    configs = [load_topoformer(directory).module.config for directory in pair.values()]
+    configs = [load_directory(directory).module.config for directory in pair.values()]
     assert [(c.querying, c.reweighting) for c in configs] == [(0.1, 0.3), (None, None)]  # type: ignore[union-attr]
     topographic, control = configs
     assert replace(topographic, querying=None, reweighting=None) == control  # type: ignore[type-var,arg-type]
@@ -70,6 +71,7 @@ def test_only_the_first_of_the_pair_is_topographic(pair: dict[str, Path]) -> Non
     assert len(tokenizers) == 1
 
 
+@pytest.mark.slow
 def test_logs_say_the_texts_are_simulated_and_how_it_was_trained(pair: dict[str, Path]) -> None:
     for name, directory in pair.items():
         log = tiny.load_log(directory)
@@ -79,18 +81,19 @@ def test_logs_say_the_texts_are_simulated_and_how_it_was_trained(pair: dict[str,
         assert np.isfinite(log.data["train_loss"].values).all()
 
 
+@pytest.mark.slow
 def test_untrained_weights_are_those_training_started_from(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[dict[str, torch.Tensor]] = []
-    train = tiny.train_masked_lm
+    train = tiny.train
 
     def watched(module: Topoformer, *rest: Any, **options: Any) -> Any:
         started.append({key: value.clone() for key, value in module.state_dict().items()})
         return train(module, *rest, **options)
 
-    monkeypatch.setattr(tiny, "train_masked_lm", watched)
+    monkeypatch.setattr(tiny, "train", watched)
     pair = train_tiny_pair(CONFIG, device="cpu")
     for directory, state in zip(pair.values(), started, strict=True):
-        untrained, trained = load_topoformer(directory, weights="untrained"), load_topoformer(directory)
+        untrained, trained = load_directory(directory, weights="untrained"), load_directory(directory)
         assert untrained.name == f"{trained.name} (untrained)"
         for key, value in untrained.module.state_dict().items():
             assert torch.equal(value, state[key]), key
@@ -99,16 +102,26 @@ def test_untrained_weights_are_those_training_started_from(cache: Path, monkeypa
 
 def test_twins_are_trained_on_the_same_data_and_start(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Any, ...]] = []
-    train = tiny.train_masked_lm
+    train = tiny.train
 
-    def watched(module: Topoformer, tokenizer: Any, given: Any, held_out: Any, config: Any, **options: Any) -> Any:
-        seen.append((tuple(given), tuple(held_out), config, tokenizer.backend_tokenizer.to_str()))
-        return train(module, tokenizer, given, held_out, config, **options)
+    def watched(module: Topoformer, objective: MaskedLM, config: Any, **options: Any) -> Any:
+        batches = [objective.batch(np.arange(8), held_out=held_out, seed=1) for held_out in (False, True)]
+        seen.append((objective, batches, config, module.config.vocab_size))
+        return train(module, objective, config, **options)
 
-    monkeypatch.setattr(tiny, "train_masked_lm", watched)
-    train_tiny_pair(CONFIG, device="cpu")
-    assert seen[0] == seen[1]
-    assert not set(seen[0][0]) & set(seen[0][1])  # nothing held out is trained on
+    monkeypatch.setattr(tiny, "train", watched)
+    pair = train_tiny_pair(CONFIG, device="cpu")
+    (objective, batches, *rest), (other, other_batches, *other_rest) = seen
+    assert rest == other_rest
+    for part in ("texts", "held_out"):
+        assert all(torch.equal(a, b) for a, b in zip(getattr(objective, part), getattr(other, part), strict=True))
+    for batch, other_batch in zip(batches, other_batches, strict=True):
+        assert all(torch.equal(batch[key], other_batch[key]) for key in batch)
+    assert objective.rule == other.rule
+    assert objective.rule.share == CONFIG.mask_share
+    texts, held_out = ({tuple(row) for row in table[0].tolist()} for table in (objective.texts, objective.held_out))
+    assert not texts & held_out  # nothing held out is trained on
+    assert len({(directory / "tokenizer.json").read_bytes() for directory in pair.values()}) == 1
 
 
 def test_a_trained_pair_is_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +134,7 @@ def test_a_trained_pair_is_found_again(cache: Path, monkeypatch: pytest.MonkeyPa
     assert len(left(cache)) == 2
 
 
+@pytest.mark.slow
 def test_training_twice_gives_the_same_files(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train_tiny_pair(CONFIG, device="cpu")
     monkeypatch.setenv("TOPOBRAIN_CACHE", str(tmp_path / "second"))
@@ -149,6 +163,7 @@ def test_real_corpora_are_in_the_name() -> None:
     assert tiny.model_name(config, False) == "topoformer-tiny-brown-control"
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_leaves_nothing_and_the_next_works(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,8 +191,10 @@ def test_a_half_written_directory_is_trained_again(cache: Path) -> None:
     half = tiny.trained_directory(CONFIG, True)
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
+    (cache / f".{half.name}.1.part").mkdir()  # of a process that was killed
     pair = train_tiny_pair(CONFIG, device="cpu")
-    assert load_topoformer(pair[NAMES[0]]).name == NAMES[0]
+    assert load_directory(pair[NAMES[0]]).name == NAMES[0]
+    assert left(cache) == sorted(directory.name for directory in pair.values())
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,8 +251,9 @@ def test_the_registered_names_load_the_pair(
     assert left(cache) == [tiny.trained_directory(CONFIG, name == NAMES[0]).name]
 
 
-def worker(counter: str) -> None:
+def worker(counter: str, cache: str) -> None:
     """Train the pair in a process of its own and note what it trained."""
+    os.environ["TOPOBRAIN_CACHE"] = cache
     tiny.load_text = lambda name: texts()  # type: ignore[assignment]
     trained: list[str] = []
     original = tiny._train
@@ -246,20 +264,17 @@ def worker(counter: str) -> None:
 
     tiny._train = noted
     pair = train_tiny_pair(replace(CONFIG, training=replace(CONFIG.training, steps=60)), device="cpu")
-    hashes = [load_topoformer(directory, device="cpu").weights_hash() for directory in pair.values()]
+    hashes = [load_directory(directory, device="cpu").weights_hash() for directory in pair.values()]
     Path(counter).write_text("\n".join([",".join(trained), *hashes]))
 
 
 @pytest.mark.slow
-def test_two_processes_train_each_model_once(cache: Path, tmp_path: Path) -> None:
+def test_two_processes_train_each_model_once(start: Any, cache: Path, tmp_path: Path) -> None:
     notes = [tmp_path / f"{i}.txt" for i in range(2)]
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", f"import test_tiny; test_tiny.worker({str(n)!r})"], env=environment)
-        for n in notes
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    processes = [start(worker, note, cache.parent) for note in notes]
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
     (first, *hashes), (second, *others) = (note.read_text().split("\n") for note in notes)
     assert sorted(name for line in (first, second) for name in line.split(",") if name) == NAMES
     assert hashes == others

@@ -223,3 +223,22 @@ def holding(directory: str, mark: str, go: str) -> None:
                 time.sleep(0.02)
 
     long_run(directory, progress=wait)
+
+
+def tokenising(corpus: str, cache: str, report: str) -> None:
+    """Tokenise a file slowly, and note whether this process did it or found it done."""
+    from topobrain.training import corpora
+    from topobrain.training.vocabularies import train_bpe
+
+    os.environ["TOPOBRAIN_CACHE"] = cache
+    tokenise, did = corpora._tokenise, []
+
+    def slowly(*given: Any) -> None:
+        did.append(1)
+        time.sleep(0.5)
+        tokenise(*given)
+
+    corpora._tokenise = slowly
+    streams = corpora.token_streams(corpus, train_bpe(["one two three"], 280))
+    digest = hashlib.sha256(np.asarray(streams.training).tobytes()).hexdigest()
+    Path(report).write_text(f"{len(did)} {digest}")

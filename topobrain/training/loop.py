@@ -301,7 +301,7 @@ class _Loop:
             return 0, 0.0
         fields = read_state(newest)
         if fields.get("recipe") != self.identity:
-            changed = _difference(fields.get("recipe"), self.identity)
+            changed = difference(fields.get("recipe"), self.identity)
             raise InputError(
                 f"{self.run.directory} holds another run ({changed}); choose another directory, or remove this one"
             )
@@ -435,15 +435,19 @@ def _module_config(module: nn.Module) -> dict[str, Any]:
     return {"config": asdict(config)} if is_dataclass(config) and not isinstance(config, type) else {}
 
 
-def _difference(kept: Any, asked: Any) -> str:
-    """Say in which field two descriptions of a run differ, from the outside in."""
+def difference(kept: Any, asked: Any) -> str:
+    """Say in which field two descriptions of a run differ, from the outside in.
+
+    >>> difference({"seed": 0, "layers": [{"width": 3}]}, {"seed": 0, "layers": [{"width": 4}]})
+    'layers: 1: width was 3, now 4'
+    """
     if isinstance(kept, list) and isinstance(asked, list) and len(kept) == len(asked):
         kept, asked = dict(enumerate(kept, start=1)), dict(enumerate(asked, start=1))
     if not (isinstance(kept, dict) and isinstance(asked, dict)):
         return f"was {kept}, now {asked}"
     for key in [*asked, *(key for key in kept if key not in asked)]:
         if key not in kept or key not in asked or kept[key] != asked[key]:
-            inner = _difference(kept.get(key), asked.get(key))
+            inner = difference(kept.get(key), asked.get(key))
             return f"{key} {inner}" if inner.startswith("was ") else f"{key}: {inner}"
     return "was equal"
 

@@ -18,7 +18,7 @@ from topobrain.models.directories import is_model_directory, save_model
 from topobrain.results import load_result
 from topobrain.training.corpora import describe_corpus, documents, is_held_out, token_streams
 from topobrain.training.log import TrainingLog
-from topobrain.training.loop import Progress, Run, train
+from topobrain.training.loop import Progress, Run, difference, train
 from topobrain.training.masking import MaskRule, token_table
 from topobrain.training.objectives import (
     CausalLM,
@@ -34,6 +34,9 @@ from topobrain.training.vocabularies import make_vocabulary
 LOG_FILE, RECIPE_FILE = "training.nc", "recipe.json"
 MOST_HELD_OUT = 5000
 """Held-out sentences of a masked language model."""
+
+WORDS = ("source", "notes")
+"""Fields of a recipe that only describe it."""
 
 SPLIT_SEED = 0
 """The held-out part is the same for every seed of a run."""
@@ -125,13 +128,9 @@ def run_recipe(
     target = Path(directory)
     asked = json.loads(json.dumps(recipe.to_dict()))
     if is_finished(target):
-        kept = _kept_recipe(target)
-        if kept != asked:
-            changed = next((key for key in asked if kept.get(key) != asked[key]), "recipe")
-            raise InputError(
-                f"{target} holds another finished run ({changed} was {kept.get(changed)}, now {asked[changed]}); choose "
-                "another directory"
-            )
+        kept, now = ({k: v for k, v in fields.items() if k not in WORDS} for fields in (_kept_recipe(target), asked))
+        if kept != now:
+            raise InputError(f"{target} holds another finished run ({difference(kept, now)}); choose another directory")
         return target
     tokenizer, objective, test = data or read_data(recipe)
     module = build_module(recipe, tokenizer)
