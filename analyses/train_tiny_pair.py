@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from topobrain.training.tiny import load_log, tiny_for, train_tiny_pair
+from topobrain.training.recipe_run import load_log
+from topobrain.training.tiny import tiny_for, train_tiny_pair
 
 
 @dataclass(frozen=True)

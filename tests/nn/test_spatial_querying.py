@@ -195,12 +195,12 @@ def test_padding_and_the_future_never_change_results():
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_forward_changes_no_state_and_the_state_restores_the_layer(options):
-    one, other = with_gain(SpatialQuerying(144, 0.2, **options)), SpatialQuerying(144, 0.6, **options)
+    one, other = with_gain(SpatialQuerying(144, 0.2, **options)), SpatialQuerying(144, 0.2, **options)
     queries = normal(4, 144, dtype=torch.float32)
     before = {name: value.clone() for name, value in one.state_dict().items()}
     expected = one(queries)
     assert all(torch.equal(before[name], value) for name, value in one.state_dict().items())
-    assert not torch.equal(other(queries), expected)
+    assert torch.equal(other(queries), expected) == (one.gain is None)
     other.load_state_dict(one.state_dict())
     assert torch.equal(other(queries), expected)
     assert "fraction=0.2" in repr(one)
@@ -230,3 +230,30 @@ def test_heads_that_do_not_fit_are_answered_with_what_would():
     assert SpatialQuerying(200, 0.2, n_heads=2)(normal(3, 200)).shape == (3, 200)
     with pytest.raises(InputError, match="36 units in their last axis, this pool has 144"):
         SpatialQuerying(144, 0.2, n_heads=4)(normal(2, 4, 7, 36))
+
+
+@pytest.mark.parametrize("shape", [(0, 7, 64), (2, 0, 64), (0, 64)])
+@pytest.mark.parametrize("n_heads", [1, 4])
+def test_an_empty_batch_gives_an_empty_batch(shape, n_heads):
+    assert SpatialQuerying(64, 0.2, n_heads=n_heads)(torch.zeros(shape)).shape == shape
+
+
+def test_a_pool_of_another_recipe_is_refused():
+    with pytest.raises(RuntimeError, match=r"pool is of another recipe than this layer's \(d=64, fraction=0.3"):
+        SpatialQuerying(64, 0.3).load_state_dict(SpatialQuerying(64, 0.1).state_dict())
+    SpatialQuerying(64, 0.3).load_state_dict(SpatialQuerying(64, 0.3).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("d", "fraction", "message"),
+    [
+        (-4, 0.1, "whole number of at least 1, got -4"),
+        (64.0, 0.1, "whole number of at least 1, got 64.0"),
+        (64, None, "fraction is a number"),
+        (64, "0.1", "fraction is a number"),
+        (64, True, "fraction is a number"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_told(d, fraction, message):
+    with pytest.raises(InputError, match=message):
+        SpatialQuerying(d, fraction)

@@ -174,3 +174,37 @@ def test_topography_of_all_pairs_agrees_with_a_sample_and_vanishes_when_units_ar
         sampled.append(-spearmanr(far[first, second][near], alike[first, second][near])[0])
     assert found == pytest.approx(np.mean(sampled), abs=0.01)
     assert generic_topography(values[:, rng.permutation(784)], reweighting.sheet) == pytest.approx(0, abs=0.01)
+
+
+def test_non_negative_weights_are_absolute_values_so_that_none_that_crosses_zero_dies():
+    layer = SpatialReweighting(16, 0.3)
+    with torch.no_grad():
+        layer.raw_weight[::2] *= -1
+    assert torch.equal(layer.weight, layer.raw_weight.abs() * layer.mask)
+    layer(torch.randn(3, 16, generator=torch.Generator().manual_seed(0))).sum().backward()
+    inside = (layer.mask > 0) & (layer.raw_weight < 0)
+    assert inside.sum() > 10
+    assert (layer.raw_weight.grad[inside] != 0).all()
+
+
+def test_weights_of_another_recipe_are_refused():
+    with pytest.raises(RuntimeError, match=r"mask is of another recipe than this layer's \(d=16, fraction=0.3"):
+        SpatialReweighting(16, 0.3).load_state_dict(SpatialReweighting(16, 0.6).state_dict())
+    SpatialReweighting(16, 0.3).half().load_state_dict(SpatialReweighting(16, 0.3).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"initial_sd": -1.0}, "initial_sd must be a number of at least 0"),
+        ({"initial_gain": float("nan")}, "initial_gain must be a number of at least 0"),
+    ],
+)
+def test_a_start_that_makes_no_weights_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        SpatialReweighting(16, 0.3, **options)
+
+
+def test_values_of_another_width_are_told():
+    with pytest.raises(InputError, match="values have 9 units in their last axis, this layer 16"):
+        SpatialReweighting(16, 0.3)(torch.zeros(2, 9))

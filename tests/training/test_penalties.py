@@ -59,13 +59,6 @@ def test_weights_come_with_the_unit_first() -> None:
     conv = nn.Conv2d(3, 8, 3)
     assert unit_weights(conv, "x").shape == (8, 3, 3, 3)
 
-    class Conv1D(nn.Module):  # transformers' GPT-2 keeps (input, unit)
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(5, 8))
-
-    turned = Conv1D()
-    assert torch.equal(unit_weights(turned, "x"), turned.weight.T)
     assert unit_weights(nn.Embedding(30, 8), "x").shape == (8, 30)
     assert unit_weights(nn.ConvTranspose2d(3, 8, 3), "x").shape == (8, 3, 3, 3)
 
@@ -74,8 +67,38 @@ def test_weights_come_with_the_unit_first() -> None:
     wrapped = nn.Conv2d(16, 16, 3, stride=2)
     assert unit_weights(BlurPoolConv(wrapped), "x") is wrapped.weight
     for bad in (nn.LayerNorm(4), nn.ReLU(), nn.Sequential(nn.Linear(3, 3))):
-        with pytest.raises(InputError, match=f"layer 'there' is a {type(bad).__name__} and has no weights"):
+        with pytest.raises(InputError, match=f"layer 'there' is a {type(bad).__name__}, whose units are not known"):
             unit_weights(bad, "there")
+
+
+def test_penalties_reach_recurrent_weights_biases_and_effective_weights() -> None:
+    from topobrain.nn import SpatialReweighting
+
+    torch.manual_seed(0)
+    holder = nn.ModuleDict({"rnn": nn.LSTM(5, 16), "linear": nn.Linear(5, 16), "local": SpatialReweighting(16, 0.3)})
+    asked = (
+        Penalty("topoloss", ("rnn",), parameter="weight_hh_l0", factor=(2, 2)),
+        Penalty("topoloss", ("linear",), on="bias", factor=(2, 2)),
+        Penalty("topoloss", ("local",), factor=(2, 2)),
+    )
+    gates = holder["rnn"].weight_hh_l0.view(4, 16, 16).transpose(0, 1).flatten(1)  # a unit's row of every gate
+    expected = [topo_loss(w, factor=2.0) for w in (gates, holder["linear"].bias, holder["local"].weight)]
+    for penalty, value in zip(asked, expected, strict=True):
+        found = Penalties(holder, [penalty]).on_weights(0.0)
+        torch.testing.assert_close(found, value)
+    with pytest.raises(InputError, match="only topoloss can be taken on='bias'"):
+        Penalty("wiring", ("linear",), on="bias")
+    with pytest.raises(UnknownNameError, match="unknown side of a layer"):
+        Penalty("topoloss", ("linear",), on="outputs")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["topoloss", "neighbour_cosine", "wiring"])
+def test_weights_that_are_not_finite_are_left_to_the_loop_to_tell(kind: str) -> None:
+    holder = nn.ModuleDict({"linear": nn.Linear(5, 16)})
+    penalties = Penalties(holder, [Penalty(kind, ("linear",), factor=(2, 2))])  # type: ignore[arg-type]
+    with torch.no_grad():
+        holder["linear"].weight[3, 1] = float("inf")
+    assert torch.isnan(torch.as_tensor(penalties.on_weights(0.0)))
 
 
 def test_transformers_conv1d_is_met_as_it_is() -> None:
@@ -84,9 +107,11 @@ def test_transformers_conv1d_is_met_as_it_is() -> None:
     torch.manual_seed(0)
     holder = nn.Sequential(Conv1D(16, 9))
     loss = Penalties(holder, [Penalty("topoloss", ("0",), factor=2.0)]).on_weights(0.0)  # type: ignore[arg-type]
-    expected = topo_loss(holder[0].weight.T.detach(), factor=2.0)  # type: ignore[arg-type,union-attr]
+    expected = topo_loss(holder[0].weight.T.detach(), factor=2.0)  # type: ignore[operator,union-attr]
+    assert float(torch.as_tensor(loss).detach()) == pytest.approx(float(expected), rel=1e-6)
 
 
+@torch.no_grad()
 def test_values_are_those_of_the_losses_themselves() -> None:
     module = gpt()
     weight = module.get_submodule(C_FC).weight.detach()
@@ -104,6 +129,7 @@ def test_values_are_those_of_the_losses_themselves() -> None:
     assert float(both) == pytest.approx(3 * sum(float(value) for value in expected.values()), rel=1e-5)
 
 
+@torch.no_grad()
 def test_mean_and_sum_over_layers() -> None:
     module = gpt(n_layers=3)
     parts = [
@@ -115,6 +141,7 @@ def test_mean_and_sum_over_layers() -> None:
         assert float(value) == pytest.approx(expected, rel=1e-6)
 
 
+@torch.no_grad()
 def test_input_units_and_sheets_of_one_s_own() -> None:
     module = gpt()
     weight = module.get_submodule(C_FC).weight.detach()
@@ -137,6 +164,7 @@ def test_input_units_and_sheets_of_one_s_own() -> None:
         ("cosine", [1, 1 + 3 * (1 - math.sqrt(0.5)) / 2, 2.5, 1 + 3 * (1 + math.sqrt(0.5)) / 2, 4]),
     ],
 )
+@torch.no_grad()
 def test_strengths_follow_their_schedule(schedule: Any, values: list[float]) -> None:
     penalty = replace(TOPOLOSS, strength=4.0, start=1.0, schedule=schedule)
     assert [penalty.strength_at(share / 4) for share in range(5)] == pytest.approx(values)
@@ -146,7 +174,10 @@ def test_strengths_follow_their_schedule(schedule: Any, values: list[float]) -> 
     assert float(Penalties(module, [penalty]).on_weights(0.25)) == pytest.approx(values[1] * unit, rel=1e-6)
 
 
-def test_a_strength_of_zero_changes_nothing() -> None:
+def test_a_strength_of_zero_changes_nothing_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from topobrain.training import penalties as room
+
+    monkeypatch.setattr(room, "correlation_loss", None)  # not called
     silent = [replace(penalty, strength=0.0) for penalty in KINDS]
     modules = []
     for penalties in ([], silent):
@@ -181,7 +212,7 @@ def test_a_layer_that_is_not_there_offers_near_ones() -> None:
         (replace(TOPOLOSS, factor=(9.0, 9.0)), {}, r"topoloss on layer 'blocks\.0\.mlp\.c_fc': .*9.* 8 x 8"),
         (replace(TOPOLOSS, factor=(math.nan, 2.0)), {}, "factor"),
         (replace(TOPOLOSS, factor=(0.5, 2.0)), {}, "factor"),
-        (Penalty("topoloss", ("norm",)), {}, "'norm' is a LayerNorm and has no weights"),
+        (Penalty("topoloss", ("norm",)), {}, "'norm' is a LayerNorm, whose units are not known"),
         (
             Penalty("correlation", ("blocks.0.mlp",), radius=5), {"blocks.0.mlp": Sheet.for_width(16)},
             r"correlation on layer 'blocks\.0\.mlp': radius 5 does not fit a sheet of 4 x 4; legal: a whole number from 2 to 2",

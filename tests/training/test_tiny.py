@@ -15,6 +15,7 @@ from topobrain.models.directories import load_directory
 from topobrain.models.topoformer import Topoformer
 from topobrain.testing import check_model
 from topobrain.training import MaskedLM, TinyConfig, TrainingConfig, tiny, train_tiny_pair
+from topobrain.training.recipe_run import load_log
 
 CONFIG = TinyConfig(
     vocab_size=320, width=16, ffn_width=24, max_length=64, training=TrainingConfig(steps=20, batch_size=8)
@@ -74,7 +75,7 @@ def test_only_the_first_of_the_pair_is_topographic(pair: dict[str, Path]) -> Non
 @pytest.mark.slow
 def test_logs_say_the_texts_are_simulated_and_how_it_was_trained(pair: dict[str, Path]) -> None:
     for name, directory in pair.items():
-        log = tiny.load_log(directory)
+        log = load_log(directory)
         assert log.simulated
         assert log.provenance["model"]["name"] == name
         assert log.data.sizes["step"] == 20

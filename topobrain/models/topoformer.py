@@ -189,7 +189,7 @@ class TopographicAttention(nn.Module):
 
     def _split(self, units: Tensor) -> Tensor:
         """Return (stimulus, token, unit) as (stimulus, head, token, unit of the head)."""
-        return units.reshape(*units.shape[:2], self.n_heads, -1).transpose(1, 2)
+        return units.reshape(*units.shape[:2], self.n_heads, units.shape[2] // self.n_heads).transpose(1, 2)
 
 
 def has_head_sheets(config: TopographicConfig) -> bool:

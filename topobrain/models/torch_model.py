@@ -125,6 +125,8 @@ class TorchModel:
 
     def encoded(self, stimuli: Sequence[Any]) -> Encoded:
         """Return a batch of stimuli encoded, on the CPU, with shapes checked."""
+        if not len(stimuli):
+            raise InputError(f"there is no stimulus for {self.name!r} to read: expected one or more")
         inputs, word = self.encode(stimuli)
         word = np.asarray(word)
         if word.ndim != 2 or len(word) != len(stimuli):

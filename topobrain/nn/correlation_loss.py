@@ -231,6 +231,8 @@ def _standardised(values: Tensor) -> Tensor:
 
     The square root's argument is replaced before it is taken, so that a constant column has gradient 0, not NaN.
     """
+    largest = values.detach().abs().amax(dim=0, keepdim=True)
+    values = values / torch.where(largest == 0, torch.ones_like(largest), largest)  # squares must not overflow
     centred = values - values.mean(dim=0, keepdim=True)
     square = centred.square().sum(dim=0, keepdim=True)
     size = values.detach().square().sum(dim=0, keepdim=True)

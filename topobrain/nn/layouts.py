@@ -263,7 +263,7 @@ def orthogonal_remixing(
         raise InputError(f"steps must be 1 or more and learning_rate above 0, got {steps} and {learning_rate}")
     if tensor.ndim != 2:
         raise InputError(f"responses have shape {tuple(tensor.shape)}, expected (stimulus, unit)")
-    values = tensor.float()
+    values = (tensor.double() - tensor.double().mean(dim=0)).float()  # a large common offset would eat the digits
     n = values.shape[1]
     generator = torch.Generator().manual_seed(seed)
     identity = torch.eye(n, device=values.device)

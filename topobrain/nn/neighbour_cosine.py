@@ -65,6 +65,8 @@ def neighbour_cosine_loss(
         unit = int((~torch.isfinite(vectors)).any(dim=1).nonzero()[0])
         raise InputError(f"weights of unit {unit} are not finite")
     vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
+    largest = vectors.detach().abs().amax(dim=1, keepdim=True)
+    vectors = vectors / torch.where(largest == 0, torch.ones_like(largest), largest)  # squares must not overflow
     square = vectors.square().sum(dim=1, keepdim=True)
     empty = square.detach() == 0
     directions = torch.where(empty, torch.zeros_like(vectors), vectors / torch.where(empty, 1.0, square).sqrt())

@@ -13,6 +13,7 @@ from topobrain.sheet import Sheet
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor
 
 PoolKind = Literal["disc", "gaussian", "learned"]
 POOL_KINDS = ("disc", "gaussian", "learned")
@@ -36,8 +37,23 @@ def is_square(n: int) -> bool:
     return n > 0 and math.isqrt(n) ** 2 == n
 
 
+def require_units(d: int) -> None:
+    """Raise unless ``d`` can be a number of units."""
+    if isinstance(d, bool) or not isinstance(d, int | np.integer) or d < 1:
+        raise InputError(f"the number of units is a whole number of at least 1, got {d!r}")
+
+
+def same_recipe(own: Tensor, given: Tensor | None, name: str, recipe: str, errors: list[str]) -> None:
+    """Add to torch's list of loading errors if a state dict brings another pool than the layer's recipe says."""
+    if given is None or own.is_meta or given.is_meta or own.shape != given.shape:
+        return  # torch tells of missing tensors and other shapes
+    if float((own.cpu().double() - given.cpu().double()).abs().max()) > 1e-3 * float(own.abs().max()):
+        errors.append(f"{name} is of another recipe than this layer's ({recipe}): the weights belong to another model")
+
+
 def square_sheet(d: int, *, wrapped: bool = True) -> Sheet:
     """Return the square sheet of ``d`` units that queries, keys, values and the output share: a torus unless told."""
+    require_units(d)
     if not is_square(d):
         raise InputError(
             f"a topographic attention layer needs a square number of units, got {d}; nearest: {nearest_square(d)}"
@@ -68,6 +84,8 @@ def disc_radius(fraction: float) -> float:
     >>> [round(disc_radius(f), 3) for f in (0.1, 0.3)]
     [0.178, 0.309]
     """
+    if isinstance(fraction, bool | str) or not isinstance(fraction, int | float | np.floating | np.integer):
+        raise InputError(f"fraction is a number, the disc's share of the sheet's area; got {fraction!r}")
     if not 0 < fraction <= MAX_FRACTION * (1 + 1e-9):
         raise InputError(
             "fraction is the disc's share of the sheet's area: above 0 and at most 2 pi (pi / 2 covers a torus); got "

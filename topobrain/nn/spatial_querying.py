@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from topobrain._checks import InputError
-from topobrain.nn.pools import PoolKind, disc, is_square, nearest_square, normalised_pool, square_sheet, square_torus
+from topobrain.nn.pools import (
+    PoolKind,
+    disc,
+    disc_radius,
+    is_square,
+    nearest_square,
+    normalised_pool,
+    require_units,
+    same_recipe,
+    square_sheet,
+    square_torus,
+)
 from topobrain.sheet import Sheet
 
 __all__ = ["SpatialQuerying", "disc", "head_sheet", "square_torus"]
@@ -34,6 +45,9 @@ def head_sheet(d: int, n_heads: int, *, wrapped: bool = True) -> Sheet:
 
 def head_width(d: int, n_heads: int) -> int:
     """Return the number of units of a head."""
+    require_units(d)
+    if isinstance(n_heads, bool) or not isinstance(n_heads, int):
+        raise InputError(f"the number of heads is a whole number, got {n_heads!r}")
     if n_heads < 1 or d % n_heads:
         fits = [n for n in range(1, d + 1) if d % n == 0]
         near = min(fits, key=lambda n: (abs(n - n_heads), n))
@@ -107,6 +121,7 @@ class SpatialQuerying(nn.Module):
         one_sheet = shared_sheet or n_heads == 1
         self.sheet = square_sheet(d, wrapped=wrapped) if one_sheet else head_sheet(d, n_heads, wrapped=wrapped)
         self.d, self.n_heads, self.shared_sheet, self.kind = d, n_heads, shared_sheet, pool
+        disc_radius(fraction)  # refuses what is no share of an area
         self.fraction = float(fraction)
         self.register_buffer("pool", torch.tensor(normalised_pool(pool, self.sheet, fraction)))
         self.gain = nn.Parameter(torch.ones(d)) if pool == "learned" else None
@@ -115,9 +130,13 @@ class SpatialQuerying(nn.Module):
         """Return pooled queries; the last axis is the unit, of all heads one after the other."""
         if queries.shape[-1] != self.d:
             raise InputError(f"queries have {queries.shape[-1]} units in their last axis, this pool has {self.d}")
-        sheets = queries.reshape(*queries.shape[:-1], -1, self.sheet.n_units)
+        sheets = queries.reshape(*queries.shape[:-1], self.d // self.sheet.n_units, self.sheet.n_units)
         pooled = (sheets @ self.pool.to(queries.dtype)).flatten(-2)
         return pooled if self.gain is None else pooled * self.gain.to(queries.dtype)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        same_recipe(self.pool, state_dict.get(f"{prefix}pool"), f"{prefix}pool", self.extra_repr(), rest[-1])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def matrix(self) -> Tensor:

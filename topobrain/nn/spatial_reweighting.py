@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from topobrain._checks import InputError
-from topobrain.nn.pools import disc, square_sheet
+from topobrain.nn.pools import disc, disc_radius, same_recipe, square_sheet
 
 INITIAL_GAIN = 10.0
 """The published layer multiplies the usual uniform start by ten in non-negative mode."""
@@ -72,7 +73,11 @@ class SpatialReweighting(nn.Module):
         super().__init__()
         if initial_gain is not None and initial_sd is not None:
             raise InputError("give initial_gain (uniform start) or initial_sd (normal start), not both")
+        for label, given in (("initial_gain", initial_gain), ("initial_sd", initial_sd)):
+            if given is not None and not (math.isfinite(given) and given >= 0):
+                raise InputError(f"{label} must be a number of at least 0, got {given}")
         self.sheet = square_sheet(d, wrapped=wrapped)
+        disc_radius(fraction)  # refuses what is no share of an area
         self.fraction = float(fraction)
         self.signed = signed
         self.register_buffer("mask", torch.tensor(disc(self.sheet, fraction)))
@@ -86,6 +91,10 @@ class SpatialReweighting(nn.Module):
         self.raw_weight = nn.Parameter((start if signed else start.abs()) * self.mask)
         self.bias = nn.Parameter(bias)
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        same_recipe(self.mask, state_dict.get(f"{prefix}mask"), f"{prefix}mask", self.extra_repr(), rest[-1])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @property
     def weight(self) -> Tensor:
         """Effective weight (unit out, unit in): exactly 0 outside the disc, at least 0 unless signed."""
@@ -93,6 +102,10 @@ class SpatialReweighting(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return reweighted values; the last axis is the unit."""
+        if values.shape[-1] != self.sheet.n_units:
+            raise InputError(
+                f"values have {values.shape[-1]} units in their last axis, this layer {self.sheet.n_units}"
+            )
         return nn.functional.linear(values, self.weight, self.bias)
 
     def extra_repr(self) -> str:

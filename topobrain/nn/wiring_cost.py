@@ -74,8 +74,8 @@ def wiring_cost(
     if form == "linear":
         cost = weight.abs() * length
     else:
-        square = weight.square()
-        cost = square / (1 + square) * (length if form == "saturating" else length.square())
+        share = (weight / torch.hypot(weight, torch.ones_like(weight))).square()  # w^2 / (1 + w^2), without overflow
+        cost = share * (length if form == "saturating" else length.square())
     return cost.sum() if reduce == "sum" else cost.mean()
 
 

@@ -22,10 +22,19 @@ class TrainingLog(Result):
     }
 
     def summary(self) -> pd.DataFrame:
-        """Return one row: steps, and loss and accuracy on held-out texts before and after training."""
+        """Return one row: steps, loss and accuracy on the held-out part before and after training, and on a test set.
+
+        ``topography_loss`` is that of the last step, times its strength; of runs that have one.
+        """
         import pandas as pd
 
         loss, accuracy = self.data["held_out_loss"].values, self.data["held_out_accuracy"].values
+        more = {}
+        if "topography_loss" in self.data and (self.data["topography_loss"] != 0).any():
+            more["topography_loss"] = float(self.data["topography_loss"].values[-1])
+        for name in ("test_loss", "test_accuracy"):
+            if name in self.data:
+                more[name] = float(self.data[name])
         return pd.DataFrame(
             [
                 {
@@ -35,6 +44,7 @@ class TrainingLog(Result):
                     "held_out_loss": float(loss[-1]),
                     "held_out_accuracy_untrained": float(accuracy[0]),
                     "held_out_accuracy": float(accuracy[-1]),
+                    **more,
                 }
             ]
         )

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from topobrain._checks import InputError, require_choice, unknown
 from topobrain.nn import correlation_loss, neighbour_cosine_loss, topo_loss, topo_sheet, wiring_cost
 from topobrain.nn.correlation_loss import neighbourhood_centres
+from topobrain.nn.spatial_reweighting import SpatialReweighting
+from topobrain.nn.topo_loss_terms import unit_weights as weights_of_layer
 from topobrain.sheet import Sheet
 
 KINDS = ("topoloss", "neighbour_cosine", "wiring", "correlation")
@@ -35,7 +37,9 @@ class Penalty:
     reduction
         Mean or sum over the layers.
     factor, interpolation, blur, fwhm, on
-        Of `topobrain.nn.topo_loss`; one factor stands for both directions.
+        Of `topobrain.nn.topo_loss`, and ``"bias"``; one factor stands for both directions.
+    parameter
+        The layer's tensor, where it is not called ``weight`` (``"weight_hh_l0"`` of a recurrent layer).
     radius, n_neighbourhoods
         Of `topobrain.nn.correlation_loss`; a radius of None takes the whole sheet.
     form
@@ -52,7 +56,8 @@ class Penalty:
     interpolation: str = "bilinear"
     blur: Literal["anchor", "gaussian"] = "anchor"
     fwhm: float | None = None
-    on: Literal["output", "input"] = "output"
+    on: Literal["output", "input", "bias"] = "output"
+    parameter: str | None = None
     radius: int | None = 5
     n_neighbourhoods: int = 5
     form: Literal["linear", "saturating", "quadratic"] = "linear"
@@ -69,6 +74,7 @@ class Penalty:
         object.__setattr__(self, "factor", tuple(float(f) for f in pair))
         if not self.layers:
             raise InputError(f"the penalty {self.kind!r} names no layer")
+        require_choice("side of a layer", self.on, ("output", "input", "bias"))
         if self.on != "output" and self.kind != "topoloss":
             raise InputError(f"only topoloss can be taken on={self.on!r} units, {self.kind} is about output units")
         for name in ("strength", "start"):
@@ -187,15 +193,15 @@ class Penalties:
             raise InputError(f"{penalty.kind} on layer {path!r}: {error}") from None
 
     def _on_weights(self, penalty: Penalty, path: str, part: nn.Module) -> Tensor:
-        weight = unit_weights(part, path)
-        n_units = weight.shape[0 if penalty.on == "output" else 1]
-        sheet = self.sheet(path, n_units) if penalty.on == "output" else topo_sheet(n_units)
+        weight = unit_weights(part, path, penalty.on, penalty.parameter)
+        if not torch.isfinite(weight).all():
+            return weight.sum() * torch.nan  # the loop tells of a run that diverged, and at which step
+        sheet = self.sheet(path, len(weight)) if penalty.on != "input" else topo_sheet(len(weight))
         try:
             if penalty.kind == "topoloss":
                 return topo_loss(
-                    weight, sheet, penalty.factor, penalty.interpolation,
-                    blur=penalty.blur, fwhm=penalty.fwhm, on=penalty.on,
-                )  # fmt: skip
+                    weight, sheet, penalty.factor, penalty.interpolation, blur=penalty.blur, fwhm=penalty.fwhm
+                )
             if penalty.kind == "neighbour_cosine":
                 return neighbour_cosine_loss(weight.flatten(1), sheet)
             inputs = weight.flatten(2).square().sum(dim=2).sqrt() if weight.ndim > 2 else weight
@@ -213,6 +219,8 @@ class Penalties:
         mask = None
         if visible is not None and outputs.ndim == 3 and tuple(outputs.shape[:2]) == tuple(visible.shape):
             mask = visible
+        if not torch.isfinite(outputs if mask is None else outputs[mask]).all():
+            return outputs.sum() * torch.nan  # the loop tells of a run that diverged, and at which step
         try:
             return correlation_loss(
                 outputs, self.sheet(path, outputs.shape[-1]), radius=penalty.radius,
@@ -222,24 +230,23 @@ class Penalties:
             raise InputError(f"{penalty.kind} on layer {path!r}: {error}") from None
 
 
-def unit_weights(part: nn.Module, path: str) -> Tensor:
-    """Return a layer's weights with the output unit first: (unit, input, ...).
+def unit_weights(part: nn.Module, path: str, on: str = "output", parameter: str | None = None) -> Tensor:
+    """Return a layer's weights with the units first: (unit, input, ...), or (unit,) for a bias.
+
+    As `topobrain.nn.topo_loss_terms.unit_weights`, and also of convolutions in a blurring wrapper and of spatial
+    reweighting (its effective weights).
 
     Raises
     ------
     InputError
-        The layer has no weight matrix.
+        The layer has no such weights.
     """
-    weight = getattr(part, "weight", None)
-    if weight is None and isinstance(getattr(part, "conv", None), nn.Conv2d):  # a convolution in a blurring wrapper
-        weight = part.get_submodule("conv").weight
-    if not isinstance(weight, Tensor) or weight.ndim < 2:
-        raise InputError(f"layer {path!r} is a {type(part).__name__} and has no weights between units")
-    if type(part).__name__ == "Conv1D" or isinstance(part, nn.Embedding):  # both keep the unit last
-        return weight.T
-    if isinstance(part, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        return weight.transpose(0, 1)
-    return weight
+    if isinstance(part, SpatialReweighting) and parameter is None and on != "bias":
+        return part.weight if on == "output" else part.weight.T
+    inner = getattr(part, "conv", None)
+    if not isinstance(getattr(part, "weight", None), Tensor) and isinstance(inner, nn.Conv2d):
+        part = inner
+    return weights_of_layer(part, on, parameter, path)
 
 
 def _matching(module: nn.Module, penalty: Penalty) -> dict[str, nn.Module]:

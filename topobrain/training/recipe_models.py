@@ -17,7 +17,7 @@ from topobrain.models.architectures import find_architecture, require_weights
 from topobrain.models.directories import RANDOM_WEIGHTS, load_directory
 from topobrain.models.torch_model import TorchModel
 from topobrain.store import cache_directory
-from topobrain.training.recipe_run import build_module, is_finished, read_data, run_recipe
+from topobrain.training.recipe_run import WORDS, build_module, is_finished, read_data, run_recipe
 from topobrain.training.recipes import Recipe, find_recipe
 
 CONTROL = "-control"
@@ -84,7 +84,8 @@ def _untrained(recipe: Recipe, weights: str, device: str) -> TorchModel:
 
 def recipe_directory(recipe: Recipe) -> Path:
     """Return where the cache keeps the model of a recipe."""
-    fields = [recipe.to_dict(), version("torch"), version("tokenizers")]
+    what = {key: value for key, value in recipe.to_dict().items() if key not in WORDS}
+    fields = [what, version("torch"), version("tokenizers")]
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
     return cache_directory() / "models" / f"{recipe.model_name}-{digest}"
 

@@ -17,22 +17,20 @@ import numpy as np
 
 from topobrain._checks import DataFileError, InputError
 from topobrain.data import load_text
-from topobrain.models.architectures import build
-from topobrain.models.directories import is_model_directory, load_directory, save_model
-from topobrain.models.topoformer import TopoformerConfig
-from topobrain.models.torch_model import TorchModel
-from topobrain.results import load_result
+from topobrain.models.architectures import build, require_weights
+from topobrain.models.directories import RANDOM_WEIGHTS, is_model_directory, load_directory, save_model
+from topobrain.models.topoformer import TopoformerConfig, wrap_topoformer
+from topobrain.models.torch_model import TorchModel, pick_device
 from topobrain.store import cache_directory
 from topobrain.training.config import TrainingConfig
-from topobrain.training.log import TrainingLog
 from topobrain.training.loop import Run, train
 from topobrain.training.masking import MaskRule, token_table
 from topobrain.training.objectives import MaskedLM
+from topobrain.training.recipe_run import LOG_FILE
 from topobrain.training.vocabularies import train_bpe
 
 Progress = Callable[[str, int, int, float], None]
 
-LOG_FILE = "training.nc"
 N_HELD_OUT = 500
 MAX_TEXTS = 40000
 RECIPE = 2
@@ -122,16 +120,17 @@ def load_tiny_brown_control(*, weights: str | None = None, device: str = "auto")
     return _load(tiny_for("brown"), False, weights, device)
 
 
-def load_log(directory: Path) -> TrainingLog:
-    """Read the training log beside a trained model."""
-    log = load_result(directory / LOG_FILE)
-    if not isinstance(log, TrainingLog):
-        raise DataFileError(f"{directory / LOG_FILE} is no training log")
-    return log
-
-
 def _load(config: TinyConfig, topographic: bool, weights: str | None, device: str) -> TorchModel:
-    return load_directory(_trained(config, topographic, device, _first_use), weights=weights, device=device)
+    require_weights(weights)
+    pick_device(device)  # a wrong device is told before anything is trained
+    if weights is None or is_trained(config, topographic):
+        return load_directory(_trained(config, topographic, device, _first_use), weights=weights, device=device)
+    tokenizer = train_bpe(corpus_texts(config)[0], config.vocab_size)  # random weights need no training
+    seed = int(weights.partition(":")[2] or 0)
+    module = build("topoformer", _shape(config, topographic, len(tokenizer)), seed=seed).eval()
+    model = wrap_topoformer(f"{model_name(config, topographic)} ({weights})", module, tokenizer, device=device)  # type: ignore[arg-type]
+    model.provenance["trained_on"] = RANDOM_WEIGHTS
+    return model
 
 
 def _first_use(name: str, step: int, steps: int, loss: float) -> None:
@@ -188,15 +187,7 @@ def _train(
 ) -> None:
     texts, held_out = corpus_texts(config)
     tokenizer = train_bpe(texts, config.vocab_size)
-    shape = TopoformerConfig(
-        vocab_size=len(tokenizer),
-        width=config.width,
-        ffn_width=config.ffn_width,
-        max_length=config.max_length,
-        querying=config.querying if topographic else None,
-        reweighting=config.reweighting if topographic else None,
-    )
-    module = build("topoformer", shape, seed=config.training.seed)
+    module = build("topoformer", _shape(config, topographic, len(tokenizer)), seed=config.training.seed)
     corpus = {"name": config.corpus, "n_texts": len(texts), "simulated": config.corpus == TinyConfig().corpus}
     objective = MaskedLM(
         token_table(texts, tokenizer, config.max_length),
@@ -209,6 +200,17 @@ def _train(
     log = train(module, objective, config.training, run=run)
     save_model(target, name, module, tokenizer, trained_on=config.corpus)
     log.save(target / LOG_FILE)
+
+
+def _shape(config: TinyConfig, topographic: bool, vocab_size: int) -> TopoformerConfig:
+    return TopoformerConfig(
+        vocab_size=vocab_size,
+        width=config.width,
+        ffn_width=config.ffn_width,
+        max_length=config.max_length,
+        querying=config.querying if topographic else None,
+        reweighting=config.reweighting if topographic else None,
+    )
 
 
 def tiny_for(corpus: str, *, steps: int | None = None) -> TinyConfig:
