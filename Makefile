@@ -41,8 +41,8 @@ setup: $(VENV)/.dev ## Create the environment (.venv) with the test tools
 reproduce: $(VENV)/.runtime ## From nothing to figures and report.html (DATA=simulated)
 	@$(QUIET_THREADS) $(BIN)/python -m analyses.reproduce --data '$(DATA)' $(if $(MODELS),--models $(MODELS)) $(if $(OUT),--out '$(OUT)')
 
-test: $(VENV)/.dev ## Run every test
-	@$(ONE_THREAD) $(BIN)/python -m pytest
+test: $(VENV)/.dev ## Run every test, on two processes
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/.dev ## Run the tests that take less than a few seconds each
 	@$(ONE_THREAD) $(BIN)/python -m pytest -m 'not slow and not browser'
