@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import topobrain as tb
 from analyses.held_out_stimuli import contrast_stimuli
+from topobrain._checks import TopobrainError
 from topobrain.models.directories import load_directory
 from topobrain.training import find_recipe, run_recipe
 from topobrain.training.recipe_run import load_log
@@ -56,10 +58,11 @@ def run(config: Config, tell: Callable[[str], None] = print) -> Path:
     for one in (recipe, recipe.control()):
 
         def told(step: int, steps: int, loss: float, name: str = one.model_name) -> None:
-            if step % 100 == 0 or step == steps:
+            if step % 50 == 0 or step == steps:
                 tell(f"training {name}: step {step}/{steps}, loss {loss:.3f}")
 
-        places[one.model_name] = run_recipe(one, out / one.model_name, device=config.device, progress=told)
+        tell(f"{one.model_name}: {one.training.steps} steps, kept in {out / one.model_name}")
+        places[one.model_name] = run_recipe(one, out / one.model_name, device=config.device, progress=told, tell=tell)
         load_log(places[one.model_name]).save(out / f"training_{one.model_name}.nc")
     models = [load_directory(place, device=config.device) for place in places.values()]
     untrained = load_directory(places[recipe.model_name], weights=f"untrained:{config.seed}", device=config.device)
@@ -67,6 +70,7 @@ def run(config: Config, tell: Callable[[str], None] = print) -> Path:
     stimuli, contrast = contrast_stimuli(recipe, tokenizer)
     layers = config.layers or laid_out_layers(models[0])
     for model in (*models, untrained):
+        tell(f"mapping {model.name}")
         activations = tb.extract(model, stimuli, layers=list(layers))
         label = model.name.replace(" ", "_").replace(":", "-")
         tb.localize(activations, contrast, n_null=config.n_null, seed=config.seed).save(out / f"selectivity_{label}.nc")
@@ -93,4 +97,9 @@ def laid_out_layers(model: tb.TorchModel) -> tuple[str, ...]:
 if __name__ == "__main__":
     import tyro
 
-    print(f"figure: {run(tyro.cli(Config)).resolve()}")
+    try:
+        print(f"figure: {run(tyro.cli(Config)).resolve()}")
+    except TopobrainError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped. What was finished is kept: run the same command to go on.")

@@ -21,7 +21,13 @@ def draw(results: Path) -> Drawing | None:
     layers = {layer: _title(layer) for layer in found[names[0]].layers}
     contrast = str(found[names[0]].labels("contrast")[0])
     figure = selectivity_grid(found, names, layers, contrast)
-    figure.suptitle("A topographic model, its twin, and untrained: the same units, data and seed", fontsize=9)
+    stimuli = found[names[0]].provenance["stimuli"]
+    figure.suptitle(
+        "A topographic model, its non-topographic twin, and the topographic one untrained\n"
+        f"{stimuli['name']}, {stimuli['n_stimuli']} items; outlined: the tenth of units with the highest t; I: Moran's I "
+        "beside its layout null" + _training_line(results),
+        fontsize=7.5,
+    )
     topography = load_all(results, "topography")
     numbers = pd.concat([found[name].summary().assign(model=name) for name in names])
     t_g = pd.concat([one.summary().assign(model=name) for name, one in topography.items()])
@@ -36,6 +42,15 @@ def draw(results: Path) -> Drawing | None:
         "topographic one before training."
     )
     return Drawing(figure, numbers, caption)
+
+
+def _training_line(results: Path) -> str:
+    """Return a line on how long the models were trained, and how well they do."""
+    logs = [one.summary().iloc[0] for one in load_all(results, "training").values()]
+    if not logs:
+        return ""
+    scores = "; ".join(f"{log['model']} {log['held_out_loss']:.2f}" for log in logs)
+    return f"\n{logs[0]['steps']} training steps; held-out loss {scores}"
 
 
 def _title(layer: str) -> str:

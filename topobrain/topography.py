@@ -12,8 +12,8 @@ from topobrain._checks import InputError, require_choice
 from topobrain.activations import Activations
 from topobrain.results import Result
 from topobrain.sheet import Sheet
-from topobrain.stats.nulls import compare_with_null, layout_permutations
-from topobrain.stats.spatial import generic_topography
+from topobrain.stats.nulls import compare_with_null
+from topobrain.stats.spatial import generic_topography, generic_topography_null
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,6 +81,5 @@ def topography(
 
 
 def _generic(values: np.ndarray, sheet: Sheet, n_null: int, seed: int) -> tuple[float, ...]:
-    orders = layout_permutations(sheet.n_units, n_null, seed=seed)
-    null = np.array([generic_topography(values[:, order], sheet) for order in orders])
+    null = generic_topography_null(values, sheet, n_null=n_null, seed=seed)
     return tuple(compare_with_null(generic_topography(values, sheet), null))

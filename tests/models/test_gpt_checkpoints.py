@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from published_files import (
     write_nanogpt,
     write_topolm,
 )
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from topobrain._checks import DataFileError, InputError, UnknownNameError
@@ -175,8 +176,12 @@ def test_places_that_make_no_sheet_are_refused() -> None:
         ({name: good[name] for name in SHEETS[:-1]}, r"missing layer\.1\.mlp"),
         ({**good, "layer.2.attn": good["layer.0.attn"]}, r"not expected layer\.2\.attn"),
         (changed(lambda a: a[:-1]), r"layer\.1\.mlp should have whole coordinates of shape \(16, 2\)"),
-        (changed(lambda a: a / 4), "whole coordinates"),
-        (changed(lambda a: a * np.nan), "whole coordinates"),
+        (changed(lambda a: a / 4), r"layer\.1\.mlp .* but 24 of 32 values are not whole numbers: 0\.\d+"),
+        (changed(lambda a: a * np.nan), r"but 32 of 32 values are not whole numbers: nan, nan"),
+        (changed(lambda a: a + np.inf), r"but 32 of 32 values are not whole numbers: inf"),
+        (changed(lambda a: a.astype(complex)), r"layer\.1\.mlp should have coordinates that are real .* complex128"),
+        (changed(lambda a: a.astype(str)), r"real numbers, has values of type <U"),
+        (changed(lambda a: a > 0), r"real numbers, has values of type bool"),
         (changed(lambda a: a + 1), "run from 0 to 3 .*found 1 to 4"),
         (changed(doubled), r"layer\.1\.mlp: two units cannot sit in one cell"),
     ):
@@ -192,6 +197,29 @@ def test_one_stacked_array_is_read_sheet_by_sheet(tmp_path: Path) -> None:
     found = read_positions(tmp_path / "p.npy")
     assert list(found) == SHEETS
     np.testing.assert_array_equal(found["layer.1.attn"], array[2])
+
+
+def test_files_of_places_that_promise_more_than_they_hold_are_refused(tmp_path: Path) -> None:
+    endless = torch.zeros(0).reshape(0, 2).as_strided((10**6, 0, 2), (0, 2, 1))  # a million sheets of no unit
+    path = write_topolm(tmp_path / "ckpt.pt")
+    torch.save({"coordinates": endless}, tmp_path / "p.pt")
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**13, 2)}  # 160 terabytes, of which none follow
+    with (tmp_path / "cut.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    np.savez_compressed(tmp_path / "damaged.npz", coordinates=np.stack(list(shuffled().values())))
+    raw = bytearray((tmp_path / "damaged.npz").read_bytes())
+    raw[30 + sum(np.frombuffer(raw[26:30], "<u2"))] = 0x07  # first byte of the data: a block of a kind there is not
+    (tmp_path / "damaged.npz").write_bytes(raw)
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("layer.0.attn", "no array")
+    for name, what in (
+        ("p.pt", r"should place the units of 4 sheets .* not expected coordinates$"),
+        ("cut.npy", "cannot read the places"),
+        ("damaged.npz", "cannot read the places"),
+        ("text.npz", r"text\.npz holds what are no arrays: layer\.0\.attn"),
+    ):
+        with pytest.raises(DataFileError, match=what):
+            convert_gpt(path, positions=tmp_path / name)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])
@@ -247,6 +275,11 @@ def test_heads_are_asked_for_where_nothing_tells_them(
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ({"model_type": "bert"}, "describes a 'bert'"),
         ({"vocab_size": 331}, "vocab_size is 331 by config.json, 330 by the tensors"),
+        ({"vocab_size": "330"}, "vocab_size is '330' by config.json, 330 by the tensors"),
+        ({"resid_pdrop": None}, r"config\.json gives resid_pdrop = None, expected a finite number"),
+        ({"resid_pdrop": "x"}, r"config\.json gives resid_pdrop = 'x'"),
+        ({"n_head": True}, r"config\.json gives n_head = True, expected a whole number"),
+        ({"n_head": "2"}, r"config\.json gives n_head = '2'"),
     ],
 )
 def test_a_gpt2_that_this_one_is_not_is_refused(
@@ -259,8 +292,8 @@ def test_a_gpt2_that_this_one_is_not_is_refused(
         convert_gpt(source)
 
 
-def without(name: str) -> dict[str, Tensor]:
-    return {key: tensor for key, tensor in nanogpt_tensors().items() if key != name}
+def without(*names: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in nanogpt_tensors().items() if key not in names}
 
 
 @pytest.mark.parametrize(
@@ -274,6 +307,26 @@ def without(name: str) -> dict[str, Tensor]:
         (
             {**nanogpt_tensors(), "transformer.h.1.mlp.c_proj.weight": torch.zeros(WIDTH, 3 * WIDTH)},
             r"blocks\.1\.mlp\.c_proj\.weight should be \(16, 64\), is \(16, 48\)",
+        ),
+        ({**nanogpt_tensors(), "transformer.h.3000000.x": torch.zeros(1)}, r"names 3 blocks.* lacks 2 and has 3000000"),
+        ({**nanogpt_tensors(), "transformer.h.²": torch.zeros(1)}, r"not expected \(h\.²\)"),
+        ({**nanogpt_tensors(), "transformer.h.².x": torch.zeros(1)}, r"not expected \(h\.²\.x\)"),
+        (
+            {**nanogpt_tensors(), "transformer.wpe.weight": torch.zeros(1).expand(10**9, WIDTH)},
+            r"transformer\.wpe\.weight has shape \(1000000000, 16\), but only 4 bytes",
+        ),
+        (
+            {**nanogpt_tensors(), "transformer.h.0.mlp.c_fc.weight": torch.ones(64, 16, dtype=torch.complex64)},
+            r"transformer\.h\.0\.mlp\.c_fc\.weight is of the type torch\.complex64",
+        ),
+        (
+            {**nanogpt_tensors(), "transformer.h.0.mlp.c_fc.weight": torch.full((64, 16), torch.nan)},
+            r"damaged.*transformer\.h\.0\.mlp\.c_fc\.weight has 1024 of 1024 values that are NaN",
+        ),
+        (
+            dict.fromkeys(("transformer.wte.weight", "lm_head.weight"), torch.full((VOCAB, WIDTH), torch.inf))
+            | without("transformer.wte.weight", "lm_head.weight"),
+            r"transformer\.wte\.weight has 5280 of 5280 values",
         ),
         (
             {**nanogpt_tensors(), "lm_head.weight": torch.zeros(VOCAB, WIDTH)},
@@ -302,12 +355,67 @@ def test_tensors_that_do_not_make_a_gpt_are_named(tensors: dict[str, Tensor], wh
         ({"n_embd": 768}, "width is 768 by model_args, 16"),
         ({"n_head": 3}, "does not divide into 3 heads"),
         ({"n_head": "leave out"}, "does not say how many attention heads"),
-        ({"n_head": "four"}, "number of heads as 'four'"),
+        ({"n_head": "four"}, r"x\.pt \(model_args\) gives n_head = 'four', expected a whole number of at least 1"),
+        ({"n_head": True}, r"gives n_head = True"),
+        ({"n_head": 4.0}, r"gives n_head = 4\.0"),
+        ({"n_head": 0}, r"gives n_head = 0"),
+        ({"n_layer": "2"}, r"n_layers is '2' by model_args, 2 by the tensors"),
+        ({"dropout": "abc"}, r"x\.pt \(model_args\) gives dropout = 'abc', expected a finite number"),
+        ({"dropout": [1]}, r"gives dropout = \[1\]"),
+        ({"dropout": True}, r"gives dropout = True"),
+        ({"dropout": float("nan")}, r"gives dropout = nan"),
+        ({"dropout": 7.0}, r"dropout is a share from 0 to below 1, got 7\.0"),
     ],
 )
 def test_sizes_at_odds_with_the_tensors_are_named(changes: dict[str, Any], what: str, tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match=what):
         convert_gpt(write_nanogpt(tmp_path / "x.pt", **changes))
+
+
+@pytest.mark.parametrize("n_heads", [0, -2, True, 2.0, "4"])
+def test_heads_that_are_no_count_are_the_askers_fault(n_heads: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"n_heads is a whole number of at least 1, got {n_heads!r}"):
+        convert_gpt(write_nanogpt(tmp_path / "x.pt", n_head="leave out"), n_heads=n_heads)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n_heads": True}, {"n_layers": 2.0}, {"width": "16"}, {"dropout": "0"}, {"dropout": None}]
+)
+def test_sizes_of_another_type_make_no_config(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(changes))} .*got {next(iter(changes.values()))!r}"):
+        GPTConfig(**changes)
+
+
+def test_no_dropout_and_infinite_masks_are_nothing_wrong(tmp_path: Path) -> None:
+    mask = torch.full((1, 1, CONTEXT, CONTEXT), -torch.inf)
+    tensors = {**nanogpt_tensors(), "transformer.h.0.attn.masked_bias": mask, "transformer.h.0.attn.bias": mask}
+    assert convert_gpt(write_nanogpt(tmp_path / "x.pt", tensors, dropout=None)).config == GPTConfig(
+        VOCAB, WIDTH, LAYERS, HEADS, CONTEXT
+    )
+
+
+def test_nan_and_odd_shapes_in_a_gpt_neo_are_named(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    source = Path(shutil.copytree(checkpoint("gpt_neo"), tmp_path / "copy"))
+    state = load_file(source / "model.safetensors")
+    name = next(name for name in state if name.endswith("h.1.mlp.c_fc.weight"))
+    for tensor, what in (
+        (torch.full_like(state[name], torch.nan), rf"{name} has {state[name].numel()} of "),
+        (state[name].bool(), None),
+        (torch.ones(()), "have another shape"),
+    ):
+        save_file({**state, name: tensor}, source / "model.safetensors")
+        if what is None:
+            convert_gpt(source)
+        else:
+            with pytest.raises(DataFileError, match=what):
+                convert_gpt(source)
+    first = name.replace("h.1.", "h.0.")
+    save_file({**state, first: torch.ones(())}, source / "model.safetensors")
+    with pytest.raises(DataFileError, match="gpt_neo, but no usable tensor"):
+        convert_gpt(source)
+    save_file({**state, name.replace("h.1.", "h.70.") + "x": torch.ones(1)}, source / "model.safetensors")
+    with pytest.raises(DataFileError, match="lacks 2 and has 70"):
+        convert_gpt(source)
 
 
 def test_layouts_are_told_from_the_names(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

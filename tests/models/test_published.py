@@ -314,6 +314,15 @@ MASKED = {"transformer.h.0.attn.bias": torch.ones(1, 1, 24, 24)}
             r"none of the layouts nanogpt, .*encoder\.weight.*Nor has it the layouts of networks for images: resnet",
         ),
         (small_network("gpt").state_dict(), r"topobrain's own names already"),
+        (
+            {**GPT_STATE, "transformer.ln_f.weight": torch.full((16,), torch.nan)},
+            r"damaged.* transformer\.ln_f\.weight has 16 of 16 values that are NaN",
+        ),
+        (
+            {**RESNET_STATE, "bn1.running_var": -torch.ones(16)},
+            r"damaged.* bn1\.running_var has 16 of 16 variances below 0",
+        ),
+        ({**RESNET_STATE, "fc.bias": torch.ones(5, device="meta")}, r"fc\.bias has no values here \(device meta\)"),
         ({"epoch": 3}, r"holds no tensors"),
         (torch.zeros(3), r"expected named tensors"),
     ],

@@ -199,6 +199,49 @@ def test_options_of_transformers_that_are_not_known_here(tmp_path: Path, fields:
         convert_vision(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "fields", "message"),
+    [
+        ("config", {"layer_norm_eps": None}, r"config\.json gives layer_norm_eps = None, expected a finite number"),
+        ("config", {"layer_norm_eps": "x"}, r"config\.json gives layer_norm_eps = 'x'"),
+        ("config", {"layer_norm_eps": -1}, r"norm_eps is a positive finite number, got -1"),
+        (
+            "config",
+            {"num_attention_heads": "2"},
+            r"config\.json gives num_attention_heads = '2', expected a whole number",
+        ),
+        ("config", {"num_attention_heads": True}, r"gives num_attention_heads = True"),
+        ("config", {"num_attention_heads": 0}, r"gives num_attention_heads = 0"),
+        (
+            "config",
+            {"num_attention_heads": 5},
+            r"no vision transformer that can be built: 32 units cannot be shared by 5",
+        ),
+        ("config", {"image_mean": "abc"}, r"config\.json gives image_mean = 'abc', expected a list of numbers"),
+        ("config", ["a"], r"config\.json holds a list, expected named fields"),
+        (
+            "preprocessor_config",
+            {"image_mean": None},
+            r"preprocessor_config\.json gives image_mean = None, expected a list",
+        ),
+        ("preprocessor_config", {"image_std": ["a", "b", "c"]}, r"gives image_std = 'a', expected a finite number"),
+        ("preprocessor_config", {"image_std": [0, 1, 1]}, r"statistics of the images beside .* std must be positive"),
+        ("preprocessor_config", {"image_mean": [0.5]}, r"statistics of the images beside .* 3 channels"),
+        ("preprocessor_config", [1], r"preprocessor_config\.json holds a list, expected named fields"),
+    ],
+)
+def test_fields_beside_a_vit_that_cannot_be_used_are_named(
+    tmp_path: Path, file: str, fields: Any, message: str
+) -> None:
+    path = tmp_path / f"{file}.json"
+    base = {"num_attention_heads": 4, "layer_norm_eps": 1e-6} if file == "config" else {}
+    path.write_text(json.dumps({**base, **fields} if isinstance(fields, dict) else fields))
+    state = {name: tensor.contiguous() for name, tensor in transformers_vit().state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(DataFileError, match=message):
+        convert_vision(tmp_path, n_heads=None if file == "config" else 4)
+
+
 # --- files that are not what they should be
 
 
@@ -247,11 +290,66 @@ def dropped(state: dict[str, Tensor], *starts: str) -> dict[str, Tensor]:
             r"no vision network known here .*transformer\.wte\.weight",
         ),
         (lambda: {"model": {"epoch": 3}}, r"holds no tensors"),
+        (
+            lambda: state_of(VIT) | {f"encoder.layers.encoder_layer_{i}.x": torch.zeros(1) for i in range(500)},
+            r"names 500 blocks, but only 524 tensors in them",
+        ),
+        (
+            lambda: {**state_of(VIT), "encoder.layers.encoder_layer_3000000.x": torch.zeros(1)},
+            r"names 3 blocks, .* it lacks 2 and has 3000000",
+        ),
+        (
+            lambda: {**state_of(VIT), "encoder.layers.encoder_layer_².x": torch.zeros(1)},
+            r"not expected \(encoder\.layers\.encoder_layer_²\.x\)",
+        ),
+        (
+            lambda: {**state_of(VIT), "conv_proj.weight": torch.zeros(10**6, 3, 1, 1)},  # 12 terabytes of attention
+            r"do not fit ViT: .*class_token should be \(1, 1, 1000000\)",
+        ),
+        (
+            lambda: {**state_of(RESNET), "conv1.weight": torch.zeros(10**6, 3, 3, 3)},
+            r"do not fit ResNet: .* tensors have another shape \(conv1\.weight|bn1\.weight should be \(1000000,\)",
+        ),
+        (
+            lambda: {**state_of(RESNET), "fc.weight": torch.zeros(1).expand(10**9, 128)},
+            r"fc\.weight has shape \(1000000000, 128\), but only 4 bytes are stored",
+        ),
+        (
+            lambda: {**state_of(VIT), "encoder.pos_embedding": torch.zeros(1).expand(1, 10**10 + 1, 32)},
+            r"encoder\.pos_embedding has shape .* but only 4 bytes are stored",
+        ),
+        (
+            lambda: {**state_of(RESNET), "conv1.weight": torch.zeros(16, 3, 7, 7, dtype=torch.complex64)},
+            r"conv1\.weight is of the type torch\.complex64",
+        ),
+        (
+            lambda: {**state_of(RESNET), "layer1.0.conv2.weight": torch.full((16, 16, 3, 3), torch.nan)},
+            r"damaged.* layer1\.0\.conv2\.weight has 2304 of 2304 values that are NaN",
+        ),
+        (
+            lambda: {**state_of(RESNET), "bn1.running_var": torch.linspace(-1, 1, 16)},
+            r"damaged.* bn1\.running_var has 8 of 16 variances below 0",
+        ),
     ],
 )
 def test_files_that_do_not_fit_say_why(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(DataFileError, match=message):
         convert_vision(saved(tmp_path / "w.pt", content()), n_heads=4)
+
+
+@pytest.mark.parametrize("n_heads", [0, -2, True, 2.0, "4"])
+def test_heads_that_are_no_count_are_the_askers_fault(n_heads: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"n_heads is a whole number of at least 1, got {n_heads!r}"):
+        convert_vision(saved(tmp_path / "w.pt", state_of(VIT)), n_heads=n_heads)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"n_heads": True}, {"n_layers": 2.0}, {"width": "32"}, {"dropout": "0"}, {"norm_eps": None}, {"norm_eps": 0.0}],
+)
+def test_sizes_of_another_type_make_no_config(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(changes))} .*got {next(iter(changes.values()))!r}"):
+        replace(VIT, **changes)
 
 
 def test_a_transformers_vit_without_keys(tmp_path: Path) -> None:

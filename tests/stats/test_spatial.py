@@ -5,6 +5,8 @@ from scipy.stats import kstest, spearmanr
 from topobrain import stats
 from topobrain._checks import InputError
 from topobrain.sheet import Sheet
+from topobrain.stats import generic_topography, generic_topography_null
+from topobrain.stats.nulls import layout_permutations
 
 
 def white(d, n, seed=0):
@@ -240,3 +242,26 @@ def test_responses_that_do_not_fit_are_refused(patchy):
         stats.generic_topography(values[:2], sheet)
     with pytest.raises(InputError, match=r"Sheet\.for_width"):
         stats.generic_topography(values, Sheet.none(144))
+
+
+def test_the_null_of_generic_topography_is_the_statistic_of_permuted_units():
+    sheet = Sheet.grid(6, 7)
+    values = np.random.default_rng(3).standard_normal((40, 42)) @ sheet.smoothing(2.0)
+    values[:, 5] = 1.0  # a constant unit
+    null = generic_topography_null(values, sheet, n_null=5, seed=2)
+    orders = layout_permutations(42, 5, seed=2)
+    np.testing.assert_allclose(null, [generic_topography(values[:, order], sheet) for order in orders], atol=1e-12)
+    assert np.abs(null).max() < 0.2 < generic_topography(values, sheet)
+
+
+def test_generic_topography_is_minus_spearman_averaged_over_radii():
+    sheet = Sheet.grid(7, 7, wrapped=True)
+    values = np.random.default_rng(4).standard_normal((30, 49)) @ sheet.smoothing(1.5)
+    first, second = np.triu_indices(49, k=1)
+    distance = (sheet.distances() / 7)[first, second].round(12)
+    correlation = np.corrcoef(values.T)[first, second]
+    expected = [
+        -spearmanr(distance[distance <= m + 1e-9], correlation[distance <= m + 1e-9]).statistic
+        for m in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # smaller radii hold one distance or none
+    ]
+    assert generic_topography(values, sheet) == pytest.approx(np.mean(expected), abs=1e-9)

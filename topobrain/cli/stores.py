@@ -19,10 +19,10 @@ class Models:
     action: tyro.conf.Positional[Literal["list", "import"]] = "list"
     """list: every name. import: turn FILE into a model DIRECTORY (safetensors); nothing in the file is run."""
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """import: FILE DIRECTORY. TopoNets, TopoLM, torchvision and transformers layouts are understood."""
+    """import: FILE DIRECTORY. TopoNets, nanoGPT, TopoLM, torchvision and transformers layouts are understood."""
     name: str | None = None
     """import: name of the model (default: the file's)."""
-    heads: int | None = None
+    n_heads: int | None = None
     """import: attention heads, where neither file nor width tells."""
     positions: Path | None = None
     """import: file of TopoLM's unit positions."""
@@ -59,7 +59,7 @@ class Models:
             raise InputError("give the weight file and the directory to write: topobrain models import FILE DIRECTORY")
         file, directory = self.paths
         target = import_checkpoint(
-            file, directory, name=self.name, layout=self.layout, n_heads=self.heads, positions=self.positions
+            file, directory, name=self.name, layout=self.layout, n_heads=self.n_heads, positions=self.positions
         )
         model = load_directory(target, device="cpu")
         n = sum(parameter.numel() for parameter in model.module.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +37,7 @@ class Train:
     corpus: str | None = None
     """Another corpus: a name (topobrain data list), a plain text file, or several joined by +."""
     steps: int | None = None
-    """Optimiser steps."""
+    """Optimiser steps (default: the recipe's, as for all that follows)."""
     batch_size: int | None = None
     """Examples a step, over all processes."""
     micro_batch: int | None = None
@@ -58,7 +59,7 @@ class Train:
     def run(self) -> int:
         """Train, and print what came of it."""
         from topobrain.training.recipe_run import load_log, run_recipe
-        from topobrain.training.recipes import list_recipes
+        from topobrain.training.recipes import TEXTS_OF_THE_STORE, list_recipes
 
         if not self.recipe:
             rows = [
@@ -66,11 +67,16 @@ class Train:
                     "recipe": r.name,
                     "size": r.size,
                     "architecture": r.architecture,
-                    "corpus": r.corpus,
-                    "source": r.source,
+                    "steps": r.training.steps,
+                    "batch": r.training.batch_size,
+                    "tau": f"{r.penalties[0].strength:g}" if r.penalties else "",
+                    "corpus": "texts of the store" if r.corpus == TEXTS_OF_THE_STORE else r.corpus,
+                    "corpus here": "yes" if r.size != "paper" or r.corpus == "imdb" else "no, give --corpus",
                 }
                 for r in list_recipes()
             ]
+            if self.as_json:
+                rows = [{**row, **r.to_dict()} for row, r in zip(rows, list_recipes(), strict=True)]
             print_rows(rows, self.as_json)
             return 0
         recipe = self.chosen()
@@ -78,7 +84,10 @@ class Train:
         main = os.environ.get("RANK", "0") == "0"
         try:
             with TrainingProgress(f"training {recipe.model_name}", shown=main) as told:
-                run_recipe(recipe, target, device=self.device, progress=told, tensorboard=self.tensorboard)
+                run_recipe(
+                    recipe, target, device=self.device, progress=told, tell=_stage if main else None,
+                    tensorboard=self.tensorboard,
+                )  # fmt: skip
             if main:
                 log = load_log(target)
                 return say(log, target / "training.nc", self.as_json, what="directory", place=target.resolve())
@@ -106,6 +115,10 @@ class Train:
         names = ("steps", "batch_size", "micro_batch", "learning_rate", "max_seconds", "mixed_precision", "seed")
         changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return recipe.with_training(**changes)
+
+
+def _stage(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 def leave_process_group() -> None:

@@ -1,35 +1,50 @@
-"""Read other people's weight files: tensors and plain values come out, no code in the file ever runs."""
+"""Read other people's weight files: tensors and plain values come out, and code in a file is refused, not run."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import math
 import pickle
 import pickletools
+import re
 import struct
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from topobrain._checks import DataFileError, listed
+from topobrain.models.checkpoint_fields import PlainValues, key_text, read_fields
 
 NESTS = ("model", "state_dict", "model_state_dict", "model_state")
 """Keys under which training scripts file the weights, looked up in this order, one inside another if need be."""
 
+DEEPEST_NEST = 4
+"""Nests opened, one inside another. A pickled dict may hold itself."""
+
+LEAST_IN_A_BLOCK = 4
+"""Tensors that a block of a transformer has at the least (two norms, two branches)."""
+
+DENSE = frozenset(
+    getattr(torch, name)
+    for name in (
+        "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+        "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
+    )
+)  # fmt: skip
+"""Types of tensors that become float32 without losing anything but digits."""
+
 TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 COMPILED, PARALLEL = "_orig_mod.", "module."
-NOT_KEPT = ("optimizer", "scaler", "lr_scheduler", "scheduler")
-"""Training state: large, and of no use to a model that is only recorded."""
-
 CONVERT = (
     "Where it was made, and by someone who trusts it, the weights alone can be saved again: "
     "safetensors.torch.save_file(module.state_dict(), 'weights.safetensors') or torch.save(module.state_dict(), path)"
@@ -46,7 +61,8 @@ class Checkpoint:
         Name -> tensor on the CPU, in the file's own types and names (without wrapper prefixes).
     meta
         Plain values found beside the tensors (``model_args``, ``epoch``, ...): text, numbers, booleans, None, lists and
-        dicts of them. A safetensors file's metadata is text only.
+        dicts of them; other values are left out, and those too deep or too many. A safetensors file's metadata is text
+        only.
     nest
         Where the tensors lay: ``""`` at the top, else a path such as ``"model"`` or ``"checkpoint/state_dict"``.
     """
@@ -59,9 +75,11 @@ class Checkpoint:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read the tensors of a safetensors or torch file (.safetensors, .pt, .pth, .bin, .ckpt), whatever it is named.
 
-    The kind of file is told from its first bytes. Torch files are read with ``weights_only=True``: nothing in them can
-    run. A training script's nest around the weights is opened (`NESTS`), and prefixes that wrappers left in the names
-    go (`strip_prefixes`).
+    The kind of file is told from its first bytes. Torch files are read with ``weights_only=True``, which unpickles
+    tensors and plain values and refuses everything that would run. That claim rests on torch 2.6 or newer, which this
+    package requires: up to torch 2.5.1 a file could be made that runs code all the same (CVE-2025-32434). A training
+    script's nest around the weights is opened (`NESTS`), and prefixes that wrappers left in the names go
+    (`strip_prefixes`).
 
     Parameters
     ----------
@@ -76,7 +94,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     ------
     DataFileError
         The file is missing, truncated, a saved web page or a Git-LFS pointer instead of the file, holds code or a whole
-        pickled module, or holds no tensors.
+        pickled module, or holds no tensors, or one that is not dense, real and stored value by value.
     """
     source = Path(path).expanduser()
     if source.is_dir():
@@ -93,6 +111,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     _refuse_other_content(source, head, size)
     if head[8:9] == b"{":
         tensors, meta = _read_safetensors(source, head, size)
+        _require_dense(tensors, source)
         return Checkpoint(strip_prefixes(tensors, path=source), meta)
     content = _read_torch(source, head)
     if not isinstance(content, Mapping):
@@ -155,15 +174,70 @@ def find_transformers_files(directory: str | Path) -> tuple[dict[str, Any], Path
     return read_fields(config), weights
 
 
-def read_fields(path: Path) -> dict[str, Any]:
-    """Return the fields of a JSON file, or raise a `DataFileError` that names it."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataFileError(f"cannot read {path}: {error}") from error
-    if not isinstance(fields, dict):
-        raise DataFileError(f"{path} holds a {type(fields).__name__}, expected named fields")
-    return fields
+def count_blocks(names: Iterable[str], start: str, *, path: str | Path) -> int:
+    r"""Return how many blocks the names of a transformer's tensors have, before anything is built for them.
+
+    >>> count_blocks(["h.0.a", "h.0.b", "h.0.c", "h.0.d", "head"], r"h\.", path="x.pt")
+    1
+
+    Parameters
+    ----------
+    names
+        Names of tensors.
+    start
+        Regular expression of what stands before the number of a block.
+    path
+        Where they come from, for the message.
+
+    Raises
+    ------
+    DataFileError
+        The numbers are not 0, 1, 2, ..., or the blocks have hardly any tensors.
+    """
+    numbered = re.compile(rf"{start}(0|[1-9][0-9]*)\.")
+    found = Counter(match[1] for name in names if (match := numbered.match(name)))
+    expected = [str(number) for number in range(len(found))]
+    missing = [number for number in expected if number not in found]
+    if missing:
+        odd = [number[:20] for number in set(found).difference(expected)]
+        raise DataFileError(
+            f"{path} names {len(found)} blocks, expected the numbers 0 to {len(found) - 1}: it lacks "
+            f"{listed(missing, 4)} and has {listed(sorted(odd), 4)}"
+        )
+    if sum(found.values()) < LEAST_IN_A_BLOCK * len(found):
+        raise DataFileError(
+            f"{path} names {len(found)} blocks, but only {sum(found.values())} tensors in them; a transformer's block has "
+            f"at least {LEAST_IN_A_BLOCK}"
+        )
+    return len(found)
+
+
+def require_finite(tensors: Mapping[str, Tensor], *, path: str | Path) -> None:
+    """Raise where weights would be NaN or infinite in float32, or a variance negative.
+
+    Not for training, whose state may pass through such values: a published file with them is damaged, or of a run that
+    diverged.
+
+    Raises
+    ------
+    DataFileError
+        Names the tensors and how many of their values are at fault.
+    """
+    wrong = []
+    for name, tensor in tensors.items():
+        if not tensor.numel() or not tensor.is_floating_point():
+            continue
+        values = tensor.float()
+        low, high = values.aminmax()  # NaN where one value is NaN; no copy of the tensor, unlike isfinite
+        if not math.isfinite(low) or not math.isfinite(high):
+            n = int((~values.isfinite()).sum())
+            wrong.append(f"{name} has {n} of {values.numel()} values that are NaN or infinite in float32")
+        elif name.endswith("running_var") and low < 0:
+            wrong.append(f"{name} has {int((values < 0).sum())} of {values.numel()} variances below 0")
+    if wrong:
+        raise DataFileError(
+            f"the weights in {path} are damaged, or of a training run that diverged: {listed(wrong, 4)}"
+        )
 
 
 def fit_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: str | Path) -> None:
@@ -205,6 +279,33 @@ def require_fit(module: nn.Module, tensors: Mapping[str, Tensor], *, path: str |
     if any(wrong):
         what = "; ".join(part for part in wrong if part)
         raise DataFileError(f"the weights in {path} do not fit {type(module).__name__}: {what}")
+
+
+def require_fit_unbuilt(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], *, path: str | Path) -> None:
+    """Raise what `fit_state` would before any memory is taken: the sizes that a small file names may fill all there is.
+
+    Parameters
+    ----------
+    build
+        Makes the module; called on the meta device.
+    tensors, path
+        As in `fit_state`.
+    """
+    try:
+        with torch.device("meta"), _NoDraws():
+            module = build()
+    except RuntimeError as error:  # a tensor of more bytes than can be counted
+        raise DataFileError(f"the sizes that {path} names cannot be built: {error}") from None
+    require_fit(module, tensors, path=path)
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves out draws from normal distributions: without values they are nothing, but load seconds of torch's code."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _refuse_other_content(source: Path, head: bytes, size: int) -> None:
@@ -249,11 +350,10 @@ def _read_torch(source: Path, head: bytes) -> Any:
     if head.startswith(b"PK"):
         _refuse_other_archives(source)
     # Training scripts keep their command line as argparse.Namespace, a bare holder of plain values.
-    allowed = getattr(torch.serialization, "safe_globals", None)  # torch 2.4 has no such context
-    context: Any = allowed([argparse.Namespace]) if allowed else contextlib.nullcontext()
+    allowed = torch.serialization.safe_globals([argparse.Namespace])
     try:
         # torch is given an open file, because it would trust the suffix of a path.
-        with context, source.open("rb") as file, warnings.catch_warnings():
+        with allowed, source.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on the file's pickle protocol: what is wrong is said below
             return torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
@@ -355,50 +455,60 @@ def _opened(source: Path, content: Mapping[Any, Any]) -> Checkpoint:
     """Open the nests around the tensors, and keep the plain values that lie beside them."""
     meta: dict[str, Any] = {}
     nests: list[str] = []
-    while True:
-        inner = next((key for key in NESTS if _holds_tensors(content.get(key))), None)
+    plain, opened = PlainValues(), {id(content)}
+    inner: str | None = ""
+    while inner is not None:
+        within: dict[str, Any] = {
+            key: content[key] for key in NESTS if key in content and id(content[key]) not in opened
+        }
+        room = DEEPEST_NEST - len(nests)
+        inner = next((key for key, value in within.items() if _holds_tensors(value, room)), None)
+        beside = {key: value for key, value in content.items() if key != inner}
         if inner is None:
-            meta.update(_plain_values({key: value for key, value in content.items() if not isinstance(value, Tensor)}))
-            break
-        meta.update(_plain_values({key: value for key, value in content.items() if key != inner}))
-        nests.append(inner)
-        content = content[inner]
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+            beside = {key: value for key, value in beside.items() if not isinstance(value, Tensor)}
+        meta.update(plain.of_file(beside))
+        if inner is not None:
+            nests.append(inner)
+            content = content[inner]
+            opened.add(id(content))
+    tensors = {key_text(key): value.detach() for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        found = listed(f"{key} ({type(value).__name__})" for key, value in content.items())
+        found = listed(f"{key_text(key)} ({type(value).__name__})" for key, value in content.items())
         raise DataFileError(
             f"{source} holds no tensors at its top or under {listed(NESTS)}; found: {found}. If the weights lie under "
             "another name, save that part alone"
         )
-    named = {key: tensor.detach() for key, tensor in tensors.items()}
-    return Checkpoint(strip_prefixes(named, path=source), meta, "/".join(nests))
+    _require_dense(tensors, source)
+    return Checkpoint(strip_prefixes(tensors, path=source), meta, "/".join(nests))
 
 
-def _holds_tensors(value: Any) -> bool:
-    if not isinstance(value, Mapping):
+def _holds_tensors(value: Any, levels: int) -> bool:
+    if not isinstance(value, Mapping) or levels < 1:
         return False
-    return any(isinstance(item, Tensor) for item in value.values()) or any(_holds_tensors(value.get(k)) for k in NESTS)
+    inside = any(isinstance(item, Tensor) for item in value.values())
+    return inside or any(_holds_tensors(value.get(key), levels - 1) for key in NESTS)
 
 
-_MISSING = object()
+def _require_dense(tensors: Mapping[str, Tensor], source: Path) -> None:
+    wrong = [f"{name} {fault}" for name, fault in ((name, _fault(tensor)) for name, tensor in tensors.items()) if fault]
+    if wrong:
+        raise DataFileError(
+            f"{source} holds tensors that are no weights as they stand, expected dense tensors of real numbers, each value "
+            f"stored: {listed(wrong, 4)}"
+        )
 
 
-def _plain_values(values: Mapping[Any, Any]) -> dict[str, Any]:
-    kept = {str(key): _plain(value) for key, value in values.items() if str(key) not in NOT_KEPT}
-    return {key: value for key, value in kept.items() if value is not _MISSING}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON would know it, or ``_MISSING`` for what is no plain value."""
-    if isinstance(value, argparse.Namespace):
-        value = vars(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return _plain_values(value)
-    if isinstance(value, list | tuple):
-        items = [_plain(item) for item in value]
-        return _MISSING if any(item is _MISSING for item in items) else items
-    if isinstance(value, Tensor) and value.ndim == 0:  # a loss kept as a number on some device
-        return value.item()
-    return _MISSING
+def _fault(tensor: Tensor) -> str:
+    """Return why a tensor cannot be taken as it is, or nothing."""
+    if tensor.is_nested:
+        return "is nested (tensors of several shapes in one)"
+    if tensor.layout != torch.strided:
+        return f"is sparse ({tensor.layout})"
+    if tensor.device.type != "cpu":
+        return f"has no values here (device {tensor.device})"
+    if tensor.dtype not in DENSE:
+        return f"is {'quantized' if tensor.is_quantized else 'of the type'} {tensor.dtype}"
+    stored = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() > stored:  # expanded: a file of some bytes would fill any memory
+        return f"has shape {tuple(tensor.shape)}, but only {stored} bytes are stored"
+    return ""

@@ -98,6 +98,7 @@ def save_model(
     try:
         part.mkdir(parents=True, exist_ok=True)
         save_file({key: t.cpu().contiguous() for key, t in untied(module).items()}, part / WEIGHTS_FILE)
+        (part / WEIGHTS_FILE).chmod(0o644)  # the library writes files for their owner alone
         fields["weights_sha256"] = file_sha256(part / WEIGHTS_FILE)
         if tokenizer is not None:
             # written here, because the tokenizer's own `save` raises bare Exception on a full disk

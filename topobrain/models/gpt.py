@@ -58,14 +58,15 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "width", "n_layers", "n_heads", "context"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(f"{name} of a GPT is a whole number of at least 1, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} of a GPT is a whole number of at least 1, got {value!r}")
         if self.width % self.n_heads:
             near = [n for n in range(1, self.width + 1) if self.width % n == 0]
             best = min(near, key=lambda n: abs(n - self.n_heads))
             raise InputError(f"width {self.width} does not divide into {self.n_heads} heads; {best} heads would fit")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout is a share from 0 to below 1, got {self.dropout}")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is a share from 0 to below 1, got {self.dropout!r}")
         require_choice("activation", self.activation, ("gelu", "gelu_tanh"))
         require_choice("positions", self.positions, ("row-major", "permuted"))
 

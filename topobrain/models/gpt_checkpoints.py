@@ -18,7 +18,9 @@ the same coordinates as plain arrays.
 from __future__ import annotations
 
 import math
+import reprlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -28,14 +30,16 @@ import torch
 from torch import Tensor
 
 from topobrain._checks import DataFileError, InputError, listed, require_choice
+from topobrain.models.checkpoint_fields import read_fields, read_number, read_whole
 from topobrain.models.checkpoint_files import (
     Checkpoint,
+    count_blocks,
     drop_tied_head,
     find_transformers_files,
     fit_state,
     read_checkpoint,
-    read_fields,
-    require_fit,
+    require_finite,
+    require_fit_unbuilt,
 )
 from topobrain.models.gpt import BRANCHES, GPT, GPTConfig
 from topobrain.models.gpt_neo import GPTNeo, GPTNeoConfig, gpt_neo_config, gpt_neo_state
@@ -59,7 +63,7 @@ BLOCK = {
     "mlp.c_fc": "mlp.c_fc",
     "mlp.c_proj": "mlp.c_proj",
 }
-MASKS = (".attn.bias", ".attn.masked_bias")
+MASKS = (".attn.bias", ".attn.masked_bias", ".attn.attention.bias", ".attn.attention.masked_bias")
 """Causal masks that older versions saved beside the weights; the biases proper are ``attn.c_attn.bias`` and so on."""
 
 ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh"]] = {
@@ -104,7 +108,7 @@ def convert_gpt(
     Parameters
     ----------
     path
-        The weight file, or a directory of transformers' format. Nothing in it is run.
+        The weight file, or a directory of transformers' format. Nothing in it is run (see `read_checkpoint`).
     layout
         ``"nanogpt"``, ``"topolm"``, ``"gpt2"``, ``"gpt_neo"``, or ``"auto"``: told from the names in the file.
     n_heads
@@ -121,9 +125,13 @@ def convert_gpt(
     ------
     DataFileError
         The file is missing, damaged or holds code; its layout is none of the known; tensors are missing, left over, of a
-        wrong shape, or at odds with the sizes that the file names.
+        wrong shape, at odds with the sizes that the file names, or hold NaN or infinite values.
+    InputError
+        ``n_heads`` is no whole number of at least 1, or not what the file says; ``positions`` for another layout.
     """
     require_choice("layout", layout, ("auto", *LAYOUTS))
+    if n_heads is not None and (isinstance(n_heads, bool) or not isinstance(n_heads, int) or n_heads < 1):
+        raise InputError(f"n_heads is a whole number of at least 1, got {n_heads!r}")
     source = Path(path).expanduser()
     if source.is_dir():
         _, source = find_transformers_files(source)
@@ -131,6 +139,7 @@ def convert_gpt(
     known = detect_layout(checkpoint, path=source) if layout == "auto" else layout
     if positions is not None and known != "topolm":
         raise InputError(f"positions belong to TopoLM; {source} is read as {known!r}")
+    require_finite({name: t for name, t in checkpoint.tensors.items() if not name.endswith(MASKS)}, path=source)
     beside = source.parent / "config.json"
     fields = read_fields(beside) if known in ("gpt2", "gpt_neo") and beside.is_file() else {}
     if known == "gpt_neo":
@@ -210,7 +219,8 @@ def _from_nanogpt(
         "bias": arguments.get("bias"),
     }
     _agree(sizes, told, "model_args", path)
-    heads = _heads(arguments.get("n_head"), n_heads, path)
+    told_plainly = {key: value for key, value in arguments.items() if value is not None}
+    heads = _heads(read_whole(arguments, "n_head", path=f"{path} (model_args)"), n_heads, path)
     state = _renamed(tensors, path)
     if topolm:
         if positions is None and not placed:
@@ -224,13 +234,14 @@ def _from_nanogpt(
         path,
         **sizes,
         n_heads=heads,
-        dropout=float(arguments.get("dropout") or 0.0),
+        dropout=read_number(told_plainly, "dropout", 0.0, path=f"{path} (model_args)"),
         positions="permuted" if topolm else "row-major",
     )
     return _checked(config, state, path)
 
 
 def _from_gpt2(checkpoint: Checkpoint, fields: dict[str, Any], n_heads: int | None, path: Path) -> ConvertedGPT:
+    beside = path.parent / "config.json"
     if fields.get("model_type", "gpt2") != "gpt2":
         raise DataFileError(
             f"the config.json beside {path} describes a {fields['model_type']!r}, its tensors are a GPT-2's"
@@ -254,8 +265,8 @@ def _from_gpt2(checkpoint: Checkpoint, fields: dict[str, Any], n_heads: int | No
     config = _config(
         path,
         **sizes,
-        n_heads=_heads(fields.get("n_head"), n_heads, path),
-        dropout=float(fields.get("resid_pdrop", 0.0)),
+        n_heads=_heads(read_whole(fields, "n_head", path=beside), n_heads, path),
+        dropout=read_number(fields, "resid_pdrop", 0.0, path=beside),
         activation=ACTIVATIONS[activation],
     )
     return _checked(config, _renamed(tensors, path), path)
@@ -267,22 +278,21 @@ def _from_gpt_neo(checkpoint: Checkpoint, fields: dict[str, Any], n_heads: int |
         vocab_size, width = state["transformer.wte.weight"].shape
         context = state["transformer.wpe.weight"].shape[0]
         hidden = state["transformer.h.0.mlp.c_fc.weight"].shape[0]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise DataFileError(f"{path} has the layout gpt_neo, but no usable tensor {error}") from None
-    sizes = {"vocab_size": vocab_size, "width": width, "n_layers": _depth(state), "context": context}
+    sizes = {"vocab_size": vocab_size, "width": width, "n_layers": _depth(state, path), "context": context}
     told = {
         "vocab_size": "vocab_size", "width": "hidden_size", "n_layers": "num_layers", "context": "max_position_embeddings",
     }  # fmt: skip
     _agree(sizes, {ours: fields.get(theirs) for ours, theirs in told.items()}, "config.json", path)
     found = {theirs: sizes[ours] for ours, theirs in told.items()}
-    heads = _heads(fields.get("num_heads"), n_heads, path)
+    heads = _heads(read_whole(fields, "num_heads", path=path.parent / "config.json"), n_heads, path)
     config = gpt_neo_config({"intermediate_size": hidden, **fields, **found, "num_heads": heads}, path=path)
     return _checked(config, state, path)
 
 
-def _depth(tensors: Mapping[str, Tensor]) -> int:
-    parts = (name.removeprefix("transformer.").split(".") for name in tensors)
-    return 1 + max((int(part[1]) for part in parts if part[0] == "h" and part[1].isdigit()), default=-1)
+def _depth(tensors: Mapping[str, Tensor], path: Path) -> int:
+    return count_blocks(tensors, r"(?:transformer\.)?h\.", path=path)
 
 
 def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
@@ -293,7 +303,7 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     return {
         "vocab_size": tensors["wte.weight"].shape[0],
         "width": tensors["wte.weight"].shape[1],
-        "n_layers": _depth(tensors),
+        "n_layers": _depth(tensors, path),
         "context": tensors["wpe.weight"].shape[0],
         "bias": any(name.endswith((".c_fc.bias", "ln_f.bias", ".c_attn.bias")) for name in tensors),
     }
@@ -301,7 +311,7 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 
 def _agree(sizes: Mapping[str, Any], told: Mapping[str, Any], where: str, path: Path) -> None:
     wrong = [
-        f"{key} is {told[key]} by {where}, {sizes[key]} by the tensors"
+        f"{key} is {reprlib.repr(told[key])} by {where}, {sizes[key]!r} by the tensors"
         for key in told
         if told[key] is not None and told[key] != sizes[key]
     ]
@@ -309,7 +319,7 @@ def _agree(sizes: Mapping[str, Any], told: Mapping[str, Any], where: str, path: 
         raise DataFileError(f"{path} contradicts itself: {'; '.join(wrong)}")
 
 
-def _heads(told: Any, given: int | None, path: Path) -> int:
+def _heads(told: int | None, given: int | None, path: Path) -> int:
     if told is not None and given is not None and told != given:
         raise InputError(f"{path} was made with {told} heads, n_heads={given} was asked for")
     heads = told if told is not None else given
@@ -318,8 +328,6 @@ def _heads(told: Any, given: int | None, path: Path) -> int:
             f"{path} does not say how many attention heads it has, and weights do not show it: give n_heads (GPT-2, NanoGPT "
             "and GPT-Neo-125M of width 768 have 12, TopoLM 16), or put the model's config.json beside the file"
         )
-    if not isinstance(heads, int):
-        raise DataFileError(f"{path} gives its number of heads as {heads!r}, expected a whole number")
     return heads
 
 
@@ -353,9 +361,8 @@ def _own_name(name: str) -> str:
 
 def _checked(config: GPTConfig | GPTNeoConfig, state: dict[str, Tensor], path: Path) -> ConvertedGPT:
     """Raise now, with every misfit in one message, instead of when the module is built; costs no memory."""
-    with torch.device("meta"):
-        module = GPT(config) if isinstance(config, GPTConfig) else GPTNeo(config)
-    require_fit(module, state, path=path)
+    build = (lambda: GPT(config)) if isinstance(config, GPTConfig) else (lambda: GPTNeo(config))
+    require_fit_unbuilt(build, state, path=path)
     return ConvertedGPT(config, state)
 
 
@@ -387,8 +394,11 @@ def read_positions(path: str | Path) -> dict[str, np.ndarray]:
     try:
         found = np.load(source, allow_pickle=False)
         arrays = {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataFileError(f"cannot read the places of the units in {source}: {error}") from error
+    other = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if other:
+        raise DataFileError(f"{source} holds what are no arrays: {listed(other, 4)}")
     return _by_sheet(arrays)
 
 
@@ -400,7 +410,7 @@ def _by_sheet(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Name the sheets of one stacked array, and take ``.coordinates`` off names."""
     if len(arrays) == 1:
         (array,) = arrays.values()
-        if array.ndim == 3:
+        if array.ndim == 3 and array.size:
             names = [f"layer.{i // 2}.{BRANCH_NAMES[BRANCHES[i % 2]]}" for i in range(len(array))]
             return dict(zip(names, array, strict=True))
     return {name.removesuffix(".coordinates"): array for name, array in arrays.items()}
@@ -429,11 +439,7 @@ def cells_of(coordinates: Mapping[str, np.ndarray], n_layers: int, width: int, *
     cells = np.empty((n_layers, len(BRANCHES), width), dtype=np.int64)
     for i, row in enumerate(expected):
         for j, name in enumerate(row):
-            places = np.asarray(coordinates[name], dtype=float)
-            if places.shape != (width, 2) or not np.isfinite(places).all() or (places != np.rint(places)).any():
-                raise DataFileError(
-                    f"{path}: sheet {name} should have whole coordinates of shape ({width}, 2), has shape {places.shape}"
-                )
+            places = _whole_places(coordinates[name], width, f"{path}: sheet {name}")
             if places.min() < 0 or places.max() >= side:
                 raise DataFileError(
                     f"{path}: coordinates of sheet {name} run from 0 to {side - 1} (grid steps), found {places.min():g} to "
@@ -445,3 +451,20 @@ def cells_of(coordinates: Mapping[str, np.ndarray], n_layers: int, width: int, *
             except InputError as error:
                 raise DataFileError(f"{path}: sheet {name}: {error}") from None
     return torch.from_numpy(cells)
+
+
+def _whole_places(found: np.ndarray, width: int, sheet: str) -> np.ndarray:
+    """Return the coordinates of a sheet as floats, or say what is wrong: their type, their shape or their values."""
+    places = np.asarray(found)
+    if places.dtype.kind not in "iuf":
+        raise DataFileError(f"{sheet} should have coordinates that are real numbers, has values of type {places.dtype}")
+    if places.shape != (width, 2):
+        raise DataFileError(f"{sheet} should have whole coordinates of shape ({width}, 2), has shape {places.shape}")
+    places = places.astype(float)
+    odd = places[~np.isfinite(places) | (places != np.rint(places))]
+    if odd.size:
+        raise DataFileError(
+            f"{sheet} should have whole coordinates (grid steps), but {odd.size} of {places.size} values are not whole "
+            f"numbers: {listed((f'{value:g}' for value in odd), 4)}"
+        )
+    return places

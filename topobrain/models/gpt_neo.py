@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from topobrain._checks import DataFileError, InputError, listed
+from topobrain.models.checkpoint_fields import read_number
 from topobrain.models.checkpoint_files import (
     drop_tied_head,
     find_transformers_files,
     fit_state,
     read_checkpoint,
+    require_finite,
 )
 from topobrain.models.gpt import require_vocabulary
 from topobrain.models.huggingface import initialise
@@ -53,8 +55,9 @@ class GPTNeoConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "width", "n_layers", "n_heads", "context", "window"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(f"{name} of a GPT-Neo is a whole number of at least 1, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} of a GPT-Neo is a whole number of at least 1, got {value!r}")
         if self.width % self.n_heads:
             raise InputError(f"width {self.width} does not divide into {self.n_heads} heads")
         object.__setattr__(self, "attention", tuple(self.attention))  # JSON knows lists only
@@ -167,12 +170,7 @@ def gpt_neo_config(fields: dict[str, Any], *, path: str | Path) -> GPTNeoConfig:
     for key, value in fixed.items():
         if fields.get(key, value) != value:
             raise DataFileError(f"{path} asks for {key} = {fields[key]!r}; GPT-Neo is built with {value!r}")
-    layers = fields.get("attention_layers") or [
-        kind
-        for kinds, n in fields.get("attention_types", [[["global", "local"], 1]])
-        for _ in range(n)
-        for kind in kinds
-    ]
+    layers = _attention_kinds(fields, path)
     shortest = next((n for n in range(1, len(layers) + 1) if layers == (layers[:n] * len(layers))[: len(layers)]), 0)
     hidden = fields.get("intermediate_size")
     try:
@@ -185,12 +183,25 @@ def gpt_neo_config(fields: dict[str, Any], *, path: str | Path) -> GPTNeoConfig:
             hidden=None if hidden == 4 * fields["hidden_size"] else hidden,
             attention=tuple(layers[:shortest]),
             window=fields.get("window_size", 256),
-            dropout=float(fields.get("resid_dropout", 0.0)),
+            dropout=read_number(fields, "resid_dropout", 0.0, path=path),
         )
     except KeyError as error:
         raise DataFileError(f"{path} lacks the field {error.args[0]!r}; it has {listed(sorted(fields))}") from None
     except InputError as error:
         raise DataFileError(f"{path}: {error}") from None
+
+
+def _attention_kinds(fields: dict[str, Any], path: str | Path) -> list[str]:
+    """Return the kind of attention of each block, by either of the two fields that name it."""
+    given = fields.get("attention_layers")
+    try:
+        if given:
+            return [str(kind) for kind in given]
+        types = fields.get("attention_types", [[["global", "local"], 1]])
+        most = int(fields.get("num_layers", 1))  # more repeats than blocks would only fill memory
+        return [str(kind) for kinds, n in types for _ in range(min(n, most)) for kind in kinds]
+    except (TypeError, ValueError):
+        raise DataFileError(f"{path} gives attention_layers or attention_types that are no lists of kinds") from None
 
 
 def gpt_neo_state(tensors: dict[str, Tensor], *, path: str | Path) -> dict[str, Tensor]:
@@ -221,5 +232,7 @@ def gpt_neo_from_transformers(directory: str | Path) -> GPTNeo:
     fields, weights = find_transformers_files(directory)
     config = gpt_neo_config(fields, path=Path(directory) / "config.json")
     module = initialise(lambda: GPTNeo(config), "untrained")
-    fit_state(module, gpt_neo_state(read_checkpoint(weights).tensors, path=weights), path=weights)
+    state = gpt_neo_state(read_checkpoint(weights).tensors, path=weights)
+    require_finite(state, path=weights)
+    fit_state(module, state, path=weights)
     return cast(GPTNeo, module.eval())

@@ -106,7 +106,7 @@ def load_huggingface(
 def initialise(build: Any, weights: str) -> nn.Module:
     """Build a module with seeded random weights (``"untrained"`` or ``"untrained:SEED"``), global RNG untouched."""
     kind, _, seed = weights.partition(":")
-    if kind != "untrained" or not (seed or "0").isdigit():
+    if kind != "untrained" or not (seed or "0").isdecimal():
         raise InputError(f"weights must be None, 'untrained' or 'untrained:SEED', got {weights!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed or 0))

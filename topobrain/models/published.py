@@ -132,7 +132,11 @@ def load_published(name: str, *, weights: str | None = None, device: str = "auto
     published = PUBLISHED[name]
     if weights is not None:
         return _untrained(name, published.architecture, published.config, weights, device)
-    found = fetch(published.manifest, None if published.file is None else [published.file])
+    try:
+        found = fetch(published.manifest, None if published.file is None else [published.file])
+    except DataFileError as error:
+        hint = 'The same network with random weights needs no file: load_model(..., weights="untrained").'
+        raise DataFileError(f"{error} {hint}") from error
     path = next(iter(found.values())).parent if published.file is None else found[published.file]
     places = "positions" in published.config
     if places or published.manifest != "topolm":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,7 +13,14 @@ import torch
 from torch import Tensor
 
 from topobrain._checks import DataFileError, InputError, listed, require_choice
-from topobrain.models.checkpoint_files import fit_state, read_checkpoint
+from topobrain.models.checkpoint_fields import read_fields, read_number, read_numbers, read_whole
+from topobrain.models.checkpoint_files import (
+    count_blocks,
+    fit_state,
+    read_checkpoint,
+    require_finite,
+    require_fit_unbuilt,
+)
 from topobrain.models.huggingface import initialise
 from topobrain.models.resnet import BLOCKS, ResNet, ResNetConfig, blur_kernel, wrap_resnet
 from topobrain.models.torch_model import TorchModel
@@ -31,11 +37,14 @@ HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 """Width -> attention heads of the published sizes of vision transformers (tiny, small, base, large, huge). The number
 cannot be told from the tensors."""
 
+STATISTICS = {"image_mean": "mean", "image_std": "std"}
+"""What a preprocessor of transformers calls the statistics of the images -> what our configs call them."""
+
 _MARKS = {
-    "resnet-blurpool": r"layer\d+\.\d+\..*\.blur_filter",
-    "resnet": r"layer[1-4]\.\d+\.(conv|bn)\d\..+",
-    "vit": r"conv_proj\..+|encoder\.layers\.encoder_layer_\d+\..+",
-    "transformers-resnet": r"(resnet\.)?(embedder\.embedder|encoder\.stages\.\d+)\..+",
+    "resnet-blurpool": r"layer[0-9]+\.[0-9]+\..*\.blur_filter",
+    "resnet": r"layer[1-4]\.[0-9]+\.(conv|bn)[0-9]\..+",
+    "vit": r"conv_proj\..+|encoder\.layers\.encoder_layer_[0-9]+\..+",
+    "transformers-resnet": r"(resnet\.)?(embedder\.embedder|encoder\.stages\.[0-9]+)\..+",
     "transformers-vit": r"(vit\.)?embeddings\.(patch_embeddings\.projection\..+|cls_token)",
 }
 """Names that only this layout has; the first that occurs decides. Several, so that no single missing tensor hides it."""
@@ -48,7 +57,8 @@ def convert_vision(
 
     Understood are residual networks and vision transformers as torchvision names them (also inside a training script's
     dictionary, under ``model``), the FFCV recipe's residual networks with blurred strided convolutions (the TopoNets'),
-    and transformers' ``ResNetForImageClassification`` and ``ViTForImageClassification``. No code in the file runs.
+    and transformers' ``ResNetForImageClassification`` and ``ViTForImageClassification``. No code in the file runs (see
+    `read_checkpoint`).
 
     Parameters
     ----------
@@ -69,28 +79,33 @@ def convert_vision(
     Raises
     ------
     DataFileError
-        The file cannot be read, its names are of no known layout, or tensors are missing, left over or of another shape.
+        The file cannot be read, its names are of no known layout, tensors are missing, left over or of another shape, or
+        hold NaN, infinite values or negative variances; a field of the config beside it is no number.
     InputError
-        The number of heads is needed.
+        The number of heads is needed, or ``n_heads`` is no whole number of at least 1.
     """
     require_choice("layout", layout, LAYOUTS)
+    if n_heads is not None and (isinstance(n_heads, bool) or not isinstance(n_heads, int) or n_heads < 1):
+        raise InputError(f"n_heads is a whole number of at least 1, got {n_heads!r}")
     source = _weight_file(Path(path).expanduser())
     tensors = read_checkpoint(source).tensors
     found = _layout(tensors, source)
     if layout not in ("auto", found):
         raise DataFileError(f"{source} has the layout {found!r}, not {layout!r}; first names: {listed(tensors, 4)}")
+    require_finite(tensors, path=source)
     beside = _config_beside(source) if found.startswith("transformers") else {}
     config: VisionConfig
     if found.endswith("vit"):
         named = _renamed(tensors, _TORCHVISION_VIT if found == "vit" else _TRANSFORMERS_VIT)
         named = _stacked_attention(named, source)
-        config = _vit_config(named, source, n_heads or beside.get("num_attention_heads"), beside)
+        config = _vit_config(named, source, n_heads, beside)
     else:
         named = _renamed(tensors, _TRANSFORMERS_RESNET) if found == "transformers-resnet" else dict(tensors)
         config = _resnet_config(named, source, beside)
         _check_blur(named, source)
         for name in [name for name in named if name.endswith(".running_var")]:  # some converters leave the counters out
             named.setdefault(name.replace("running_var", "num_batches_tracked"), torch.tensor(0))
+    require_fit_unbuilt(lambda: _unseeded(config), named, path=source)
     module = _network(config)
     fit_state(module, named, path=source)
     return config, module.state_dict()
@@ -171,17 +186,12 @@ def _config_beside(source: Path) -> dict[str, Any]:
     """Return transformers' config of the weights, and the image statistics of its preprocessor, where they lie beside."""
     fields: dict[str, Any] = {}
     for name in ("config.json", "preprocessor_config.json"):
-        if (source.parent / name).is_file():
-            try:
-                content = json.loads((source.parent / name).read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise DataFileError(f"cannot read {source.parent / name}: {error}") from error
-            wanted = (
-                content
-                if name == "config.json"
-                else {k: content[k] for k in ("image_mean", "image_std") if k in content}
-            )
-            fields.update(wanted)
+        path = source.parent / name
+        if path.is_file():
+            content = read_fields(path)
+            if name == "config.json":
+                fields.update(content)
+            fields.update({key: read_numbers(content, key, path=path) for key in STATISTICS if key in content})
     if fields.get("hidden_act", "") not in ("", "gelu", "relu"):
         raise DataFileError(
             f"{source}: the activation {fields['hidden_act']!r} is not known here, expected 'gelu' or 'relu'"
@@ -196,7 +206,7 @@ def _config_beside(source: Path) -> dict[str, Any]:
 _TORCHVISION_VIT = ((r"(encoder\..*\.mlp)\.linear_1\.", r"\1.0."), (r"(encoder\..*\.mlp)\.linear_2\.", r"\1.3."))
 """The feed-forward parts of the files that torchvision published first had other names."""
 
-_BLOCK = r"(?:vit\.)?(?:encoder\.layer|layers)\.(\d+)"
+_BLOCK = r"(?:vit\.)?(?:encoder\.layer|layers)\.([0-9]+)"
 _TRANSFORMERS_VIT = (
     (r"(?:vit\.)?embeddings\.cls_token", "class_token"),
     (r"(?:vit\.)?embeddings\.position_embeddings", "encoder.pos_embedding"),
@@ -213,7 +223,8 @@ _TRANSFORMERS_VIT = (
     (r"classifier\.", "heads.head."),
 )
 _PART = (
-    r"(?:resnet\.)?encoder\.stages\.(\d+)\.layers\.(\d+)\.(layer\.(\d+)|shortcut)\.(convolution|normalization)\.(\w+)"
+    r"(?:resnet\.)?encoder\.stages\.([0-9]{1,3})\.layers\.([0-9]+)\.(layer\.([0-9]{1,3})|shortcut)\."
+    r"(convolution|normalization)\.(\w+)"
 )
 
 
@@ -257,7 +268,7 @@ def _stacked_attention(tensors: Mapping[str, Tensor], source: Path) -> dict[str,
                 raise DataFileError(
                     f"{source}: queries, keys and values of {match[1]} have different shapes: {listed(shapes)}"
                 )
-            stacked[f"{match[1]}.in_proj_{match[2]}"] = torch.cat([stacked.pop(part) for part in parts])
+            stacked[f"{match[1]}.in_proj_{match[2]}"] = torch.cat([stacked.pop(part).float() for part in parts])
     return stacked
 
 
@@ -289,7 +300,7 @@ def _resnet_config(tensors: Mapping[str, Tensor], source: Path, beside: Mapping[
         depth=depth, n_classes=n_classes, stem="imagenet" if kernel == 7 else "small", width=width,
         blur_pool=any(name.endswith(".blur_filter") for name in tensors), image_size=224 if kernel == 7 else 32,
     )  # fmt: skip
-    return _with_statistics(config, beside)
+    return _with_statistics(config, beside, source)
 
 
 def _vit_config(
@@ -302,25 +313,31 @@ def _vit_config(
     side = math.isqrt(max(n_tokens - 1, 0))
     if side < 1 or side**2 != n_tokens - 1:
         raise DataFileError(f"{source} has {n_tokens} positions, expected a square number of patches and a class token")
-    heads = n_heads or HEADS.get(width)
+    told = read_whole(beside, "num_attention_heads", path=source.parent / "config.json")
+    heads = n_heads or told or HEADS.get(width)
     if heads is None:
         raise InputError(
             f"the number of attention heads of {source} is not in its weights, and {width} is no usual width "
             f"({listed(HEADS)}): give n_heads=, or put transformers' config.json beside the file"
         )
-    layers = {name.split(".")[2] for name in tensors if name.startswith("encoder.layers.encoder_layer_")}
-    config = ViTConfig(
-        image_size=patch * side, patch_size=patch, width=width, n_layers=len(layers), n_heads=heads, mlp_width=mlp_width,
-        n_classes=n_classes, norm_eps=float(beside.get("layer_norm_eps", 1e-6)),
-    )  # fmt: skip
-    return _with_statistics(config, beside)
+    n_layers = count_blocks(tensors, r"encoder\.layers\.encoder_layer_", path=source)
+    eps = read_number(beside, "layer_norm_eps", 1e-6, path=source.parent / "config.json")
+    try:
+        config = ViTConfig(
+            image_size=patch * side, patch_size=patch, width=width, n_layers=n_layers, n_heads=heads, mlp_width=mlp_width,
+            n_classes=n_classes, norm_eps=eps,
+        )  # fmt: skip
+    except InputError as error:
+        raise DataFileError(f"{source} is no vision transformer that can be built: {error}") from None
+    return _with_statistics(config, beside, source)
 
 
-def _with_statistics(config: Config, beside: Mapping[str, Any]) -> Config:
-    given: dict[str, Any] = {
-        new: tuple(beside[old]) for old, new in (("image_mean", "mean"), ("image_std", "std")) if old in beside
-    }
-    return replace(config, **given)
+def _with_statistics(config: Config, beside: Mapping[str, Any], source: Path) -> Config:
+    given: dict[str, Any] = {new: beside[old] for old, new in STATISTICS.items() if old in beside}
+    try:
+        return replace(config, **given)
+    except InputError as error:
+        raise DataFileError(f"the statistics of the images beside {source} cannot be used: {error}") from None
 
 
 def _check_blur(tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -333,5 +350,8 @@ def _check_blur(tensors: Mapping[str, Tensor], source: Path) -> None:
 
 def _network(config: VisionConfig, weights: str = "untrained") -> ResNet | ViT:
     # Drawing weights that a file then replaces costs less than torch's machinery for modules without memory.
-    module = initialise(lambda: ResNet(config) if isinstance(config, ResNetConfig) else ViT(config), weights)
-    return cast(ResNet | ViT, module.eval())
+    return cast(ResNet | ViT, initialise(lambda: _unseeded(config), weights).eval())
+
+
+def _unseeded(config: VisionConfig) -> ResNet | ViT:
+    return ResNet(config) if isinstance(config, ResNetConfig) else ViT(config)

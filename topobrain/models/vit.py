@@ -63,12 +63,17 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", "width", "n_layers", "n_heads", "mlp_width", "n_classes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be 1 or more, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be 1 or more, a whole number, got {value!r}")
         if self.image_size % self.patch_size:
             raise InputError(f"an image of side {self.image_size} cannot be cut into patches of side {self.patch_size}")
         if self.width % self.n_heads:
             raise InputError(f"{self.width} units cannot be shared by {self.n_heads} heads")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is a share from 0 to below 1, got {self.dropout!r}")
+        if not isinstance(self.norm_eps, int | float) or not 0 < self.norm_eps < math.inf:
+            raise InputError(f"norm_eps is a positive finite number, got {self.norm_eps!r}")
         require_channels(self.mean, self.std)
         for name in ("mean", "std"):  # JSON has no tuples
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))

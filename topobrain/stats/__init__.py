@@ -7,7 +7,7 @@ from topobrain.stats.folds import Folds, duplicate_groups, make_folds, merge_gro
 from topobrain.stats.nulls import NullTest, compare_with_null, layout_permutations
 from topobrain.stats.resampling import bootstrap_correlation, permutation_null
 from topobrain.stats.ridge import RidgeFit, ridge_cv
-from topobrain.stats.spatial import generic_topography, layout_null, morans_i
+from topobrain.stats.spatial import generic_topography, generic_topography_null, layout_null, morans_i
 
 __all__ = [
     "Folds",
@@ -20,6 +20,7 @@ __all__ = [
     "duplicate_groups",
     "fdr_bh",
     "generic_topography",
+    "generic_topography_null",
     "layout_null",
     "layout_permutations",
     "make_folds",

@@ -159,26 +159,68 @@ def generic_topography(
     ----------
     BinHuraib, Tuckute & Blauch (2024), Topoformer, ICLR Re-Align workshop, arXiv 2510.18745.
     """
+    return float(_Pairs(sheet, radii).topography(_unit_correlation(responses, sheet)))
+
+
+def generic_topography_null(
+    responses: Float[np.ndarray, "stimulus unit"],
+    sheet: Layout,
+    *,
+    n_null: int,
+    seed: int = 0,
+    radii: Sequence[float] = RADII,
+) -> Float[np.ndarray, " permutation"]:
+    """Return the generic topography statistic of the same responses with the units' places permuted.
+
+    Distances and correlations are computed once for all permutations.
+
+    Parameters
+    ----------
+    responses, sheet, radii
+        As for `generic_topography`.
+    n_null, seed
+        Number of permutations, and their seed.
+    """
+    correlation, pairs = _unit_correlation(responses, sheet), _Pairs(sheet, radii)
+    orders = layout_permutations(sheet.n_units, n_null, seed=seed)
+    return np.array([pairs.topography(correlation[np.ix_(order, order)]) for order in orders])
+
+
+def _unit_correlation(responses: np.ndarray, sheet: Layout) -> np.ndarray:
     values = np.asarray(responses, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != sheet.n_units or len(values) < 3:
         raise InputError(f"responses have shape {values.shape}, expected (3 stimuli or more, {sheet.n_units} units)")
-    side = max(sheet.height, sheet.width) * sheet.spacing
-    first, second = np.triu_indices(sheet.n_units, k=1)
-    distance = (sheet.distances() / side)[first, second]
     normed = unit_norm(values)  # constant units correlate at 0
-    correlation = (normed.T @ normed)[first, second]
-    used = []
-    for radius in radii:
-        near = distance <= radius + 1e-12  # several distances equal a radius exactly
-        if np.unique(distance[near].round(12)).size >= 2:
-            used.append(-_spearman(distance[near].round(12), correlation[near]))
-    if not used:
-        raise InputError(f"no radius of {list(radii)} holds two different distances on this sheet")
-    return float(np.mean(used))
+    return np.asarray(normed.T @ normed)
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import rankdata
+class _Pairs:
+    """The pairs of units within each radius, with the ranks of their distances: the same for every permutation."""
 
-    rank_a, rank_b = rankdata(a), rankdata(b)
-    return float(np.corrcoef(rank_a, rank_b)[0, 1]) if np.ptp(rank_b) > 0 else 0.0
+    def __init__(self, sheet: Layout, radii: Sequence[float]) -> None:
+        from scipy.stats import rankdata
+
+        side = max(sheet.height, sheet.width) * sheet.spacing
+        self.pair = np.triu_indices(sheet.n_units, k=1)
+        distance = (sheet.distances() / side)[self.pair]
+        self.rings: list[tuple[np.ndarray, np.ndarray]] = []
+        for radius in radii:
+            near = np.flatnonzero(distance <= radius + 1e-12)  # several distances equal a radius exactly
+            rounded = distance[near].round(12)
+            if np.unique(rounded).size >= 2:
+                ranks = rankdata(rounded)
+                self.rings.append((near, (ranks - ranks.mean()) / ranks.std()))
+        if not self.rings:
+            raise InputError(f"no radius of {list(radii)} holds two different distances on this sheet")
+
+    def topography(self, correlation: np.ndarray) -> float:
+        """Return minus Spearman's correlation of distance and response correlation, averaged over radii."""
+        from scipy.stats import rankdata
+
+        values = correlation[self.pair]
+        found = []
+        for near, distance_ranks in self.rings:
+            ranks = rankdata(values[near])
+            spread = ranks.std()
+            found.append(-float(distance_ranks @ (ranks - ranks.mean())) / (len(ranks) * spread) if spread > 0 else 0.0)
+        return float(np.mean(found))

@@ -335,7 +335,7 @@ def _download(manifest: Manifest, folder: Path, file: DataFile) -> None:
     except requests.RequestException as error:  # before OSError and ValueError, which it also is
         raise DataFileError(
             f"{file.path} of data set {manifest.name!r} is not in {folder} and could not be downloaded: "
-            f"tried {file.url} ({type(error).__name__}: {error}).{_no_network(error)} {by_hand}"
+            f"tried {file.url} ({_reason(error)}).{_no_network(error)} {by_hand}"
         ) from error
     except DataFileError as error:
         raise DataFileError(f"{error} {by_hand}") from error
@@ -372,6 +372,14 @@ def _download_unpublished(manifest: Manifest, target: Path, file: DataFile, down
         with contextlib.suppress(OSError):
             target.parent.rmdir()  # nothing came: an empty folder would look like a data set
     _log.warning("%s is %s (%s); it was recorded as %s", target, UNVERIFIED, file.hash_words, sha256)
+
+
+def _reason(error: Exception) -> str:
+    """Return an error in few words: requests nests three of them in one line."""
+    text = str(error)
+    if "Failed to resolve" in text or "Name or service not known" in text:
+        return f"{type(error).__name__}: the name of the server cannot be resolved"
+    return f"{type(error).__name__}: {text[:200]}"
 
 
 def _no_network(error: Exception) -> str:

@@ -51,6 +51,8 @@ class TrainingConfig:
         ``"no"``, ``"bf16"`` or ``"fp16"``.
     evaluate_every, checkpoint_every
         Steps between evaluations on the held-out part, and between checkpoints.
+    checkpoint_seconds
+        A checkpoint is also written when the last one is older, in seconds.
     keep_checkpoints
         How many of the newest checkpoints to keep.
     seed
@@ -76,6 +78,7 @@ class TrainingConfig:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     evaluate_every: int = 100
     checkpoint_every: int = 500
+    checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 2
     seed: int = 0
 
@@ -91,7 +94,7 @@ class TrainingConfig:
         require_choice("schedule", self.schedule, SCHEDULES)
         require_choice("mixed precision", self.mixed_precision, PRECISIONS)
         require_choice("decayed parameters", self.decayed, DECAYED)
-        for name in ("learning_rate", "eps"):
+        for name in ("learning_rate", "eps", "checkpoint_seconds"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise InputError(f"{name} must be a number above 0, got {getattr(self, name)}")
         for name in ("clip", "max_seconds"):

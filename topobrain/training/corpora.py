@@ -27,7 +27,12 @@ LONGEST_DOCUMENT = 200_000
 """Characters after which a document of a plain text file is cut at the next line, so that no file must fit memory."""
 
 SIMULATED = "simulated-text"
+_HINT = (
+    "topobrain holds the corpora named here; any other can be given as a plain text file (a path, or a name that ends in "
+    ".txt): `topobrain train RECIPE --corpus FILE`."
+)
 IMDB_SPLITS = ("train", "test", "unsup")
+_IMDB = tuple(f"imdb-{split}" for split in IMDB_SPLITS)
 PARTS = ("training", "held_out")
 
 
@@ -140,10 +145,26 @@ def _text_file(part: str) -> Path | None:
     return Path(part).expanduser() if looks_like_one else None
 
 
+def require_corpus(corpus: str) -> None:
+    """Raise unless every part of a corpus has a name here, or is a file: told before anything long begins.
+
+    Raises
+    ------
+    UnknownNameError
+        No such corpus; near names are offered.
+    DataFileError
+        No such file.
+    """
+    for part in _parts(corpus):
+        path = _text_file(part)
+        if path is not None and not path.is_file():
+            raise DataFileError(f"there is no text file {path}")
+        if path is None and part not in (*TEXT, *_IMDB):
+            raise unknown("text corpus", part, [*TEXT, *_IMDB], _HINT)
+
+
 def _named_documents(name: str) -> list[str]:
-    if name not in TEXT:
-        hint = "Other corpora can be given as a plain text file (a path, or a name that ends in .txt)."
-        raise unknown("text corpus", name, [*TEXT, *(f"imdb-{split}" for split in IMDB_SPLITS)], hint)
+    require_corpus(name)
     return load_text(name)
 
 

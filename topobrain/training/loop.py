@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -34,6 +36,7 @@ from topobrain.training.penalties import Penalties, Penalty
 from topobrain.training.sampling import Sampler, seed_of
 
 Progress = Callable[[int, int, float], None]
+Tell = Callable[[str], None]
 
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
@@ -56,6 +59,8 @@ class Run:
         ``"auto"`` or a torch device.
     progress
         Called with (step, steps, loss) by the first process.
+    tell
+        Called with a line on what happens beside steps: where a run goes on, or what is kept of a stopped one.
     """
 
     name: str = "model"
@@ -64,6 +69,7 @@ class Run:
     tensorboard: bool = False
     device: str = "auto"
     progress: Progress | None = None
+    tell: Tell | None = None
 
     def __post_init__(self) -> None:
         if self.directory is not None:
@@ -81,7 +87,8 @@ def train(
 ) -> TrainingLog:
     """Train a module in place.
 
-    A run with a directory goes on from its newest checkpoint, bit for bit on a CPU. Under ``torchrun`` or ``accelerate
+    A run with a directory goes on from its newest checkpoint, bit for bit on a CPU. Ctrl-C waits for the end of a step and
+    keeps it. Under ``torchrun`` or ``accelerate
     launch`` every process takes its share of each batch, and the loss is that of one process with the whole batch (but
     for rounding, batch normalisation and losses on outputs).
 
@@ -147,6 +154,38 @@ class _Step(nn.Module):
         return loss, right, *(torch.as_tensor(part, device=loss.device) for part in (on_outputs, on_weights))
 
 
+class _Interrupt:
+    """Whether a signal asked the run to stop."""
+
+    asked = False
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[_Interrupt]:
+    """Let Ctrl-C and SIGTERM wait for the end of a step, so that it can be kept; a second one stops at once."""
+    found = _Interrupt()
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield found
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if found.asked:
+            raise KeyboardInterrupt
+        found.asked = True
+
+    chosen = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in chosen}
+    ignored = {number for number in chosen if before[number] == signal.SIG_IGN}  # as a shell asks of background jobs
+    try:
+        for number in chosen:
+            if number not in ignored:
+                signal.signal(number, ask)
+        yield found
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class _Loop:
     def __init__(
         self, module: nn.Module, objective: Objective, config: TrainingConfig, penalties: Penalties, run: Run, acc: Any
@@ -166,22 +205,36 @@ class _Loop:
         self.optimiser = acc.prepare(optimiser)
         self.step_module: Any = acc.prepare(_Step(module, objective, penalties))
         self.started = time.monotonic() - spent
+        self.saved = time.monotonic()
+        self.stopping = self.due = False
+        self.interrupt = _Interrupt()
+        if self.done:
+            self._tell(f"going on from step {self.done} of {config.steps}")
 
     def to_the_end(self) -> None:
         """Run what is left of the run."""
         config = self.config
         try:
-            while True:
-                over = self.done >= config.steps or self._share() >= 1
-                if self.done % config.evaluate_every == 0 or over:
-                    self._evaluate()
-                if self.checkpoints is not None and (self.done % config.checkpoint_every == 0 or over):
-                    self._save()
-                if over:
-                    return
-                self._optimise()
+            with _interrupts_wait() as self.interrupt:
+                while True:
+                    over = self.done >= config.steps or self._share() >= 1
+                    if self.done % config.evaluate_every == 0 or over:
+                        self._evaluate()
+                    if self.checkpoints is not None and (self.done % config.checkpoint_every == 0 or over or self.due):
+                        self._save()
+                    if self.stopping:
+                        if self.checkpoints is not None:
+                            self._tell(f"stopped after step {self.done} of {config.steps}, which is kept")
+                        raise KeyboardInterrupt
+                    if over:
+                        return
+                    self._optimise()
         finally:
             self.metrics.close()
+
+    def _tell(self, what: str) -> None:
+        if self.run.tell is not None and self.accelerator.is_main_process:
+            self.run.tell(what)
 
     def _share(self) -> float:
         """Return how much of the run is done: of its steps, or of its time where that is ahead."""
@@ -202,7 +255,9 @@ class _Loop:
         n_predictions = self.objective.count(batch)
         torch.manual_seed(seed_of(config.seed, step, accelerator.process_index, 2))  # dropout, whatever came before
         self.module.train()
-        sums = torch.zeros(3, dtype=self._sum_type, device=accelerator.device)
+        sums = torch.zeros(5, dtype=self._sum_type, device=accelerator.device)
+        sums[3] = float(self.interrupt.asked)  # all processes must agree on when to stop and to save
+        sums[4] = float(accelerator.is_main_process and time.monotonic() - self.saved > config.checkpoint_seconds)
         parts = list(self._my_share(batch, len(rows)))
         # gradients are averaged over processes: what a process that has examples computes counts as often as there are
         idle = accelerator.process_index >= len(rows)
@@ -217,8 +272,8 @@ class _Loop:
                 task = loss * (each / n_predictions)
                 topographic = on_outputs * (active / len(parts)) + on_weights
                 accelerator.backward(task + topographic)
-            sums += torch.stack([task.detach(), topographic.detach(), right * each]).to(sums.dtype)
-        task_loss, topographic_loss, right = accelerator.reduce(sums, reduction="mean").tolist()
+            sums[:3] += torch.stack([task.detach(), topographic.detach(), right * each]).to(sums.dtype)
+        task_loss, topographic_loss, right, stopping, due = accelerator.reduce(sums, reduction="mean").tolist()
         norm = self._gradient_norm()
         self._require_finite(step + 1, loss=task_loss, topography_loss=topographic_loss)
         if config.mixed_precision != "fp16":  # there an overflow is met by a smaller scale
@@ -226,6 +281,7 @@ class _Loop:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.done += 1
+        self.stopping, self.due = stopping > 0, stopping > 0 or due > 0
         self.metrics.add(
             step=self.done,
             split="training",
@@ -323,6 +379,7 @@ class _Loop:
             newest = newest_checkpoint(self.checkpoints)
             if newest is None or newest.step != self.done:
                 failure = self._failure_to_write(self.checkpoints)
+        self.saved = time.monotonic()
         failed = torch.tensor(float(failure is not None), device=self.accelerator.device)
         if float(self.accelerator.reduce(failed, reduction="sum")):  # no process may wait for one that gave up
             raise failure or DataFileError("the first process could not save its checkpoint")

@@ -16,9 +16,9 @@ from topobrain._checks import DataFileError, InputError
 from topobrain.models.architectures import build, build_config, find_architecture
 from topobrain.models.directories import is_model_directory, save_model
 from topobrain.results import load_result
-from topobrain.training.corpora import describe_corpus, documents, is_held_out, token_streams
+from topobrain.training.corpora import describe_corpus, documents, is_held_out, require_corpus, token_streams
 from topobrain.training.log import TrainingLog
-from topobrain.training.loop import Progress, Run, difference, train
+from topobrain.training.loop import Progress, Run, Tell, difference, train
 from topobrain.training.masking import MaskRule, token_table
 from topobrain.training.objectives import (
     CausalLM,
@@ -96,6 +96,7 @@ def run_recipe(
     data: Data | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    tell: Tell | None = None,
     tensorboard: bool = False,
 ) -> Path:
     """Train what a recipe says, or go on where an earlier process stopped; return the model directory.
@@ -115,6 +116,8 @@ def run_recipe(
         ``"auto"`` or a torch device.
     progress
         Called with (step, steps, loss).
+    tell
+        Called with a line on each stage that may take long.
     tensorboard
         Also write event files for TensorBoard.
 
@@ -130,20 +133,31 @@ def run_recipe(
     if is_finished(target):
         kept, now = ({k: v for k, v in fields.items() if k not in WORDS} for fields in (_kept_recipe(target), asked))
         if kept != now:
-            raise InputError(f"{target} holds another finished run ({difference(kept, now)}); choose another directory")
+            raise InputError(
+                f"{target} holds another finished run ({difference(kept, now)}); choose another directory, or remove "
+                "this one (a finished run cannot be lengthened: its learning rate follows its length)"
+            )
         return target
+    if data is None and recipe.objective in ("causal", "masked"):
+        require_corpus(recipe.corpus)
+    if tell is not None and data is None:
+        tell(f"reading {recipe.corpus}" + ("" if recipe.objective == "images" else " and making its vocabulary"))
     tokenizer, objective, test = data or read_data(recipe)
+    if tell is not None:
+        tell(f"training on {objective.n_examples} examples, {objective.n_held_out} are held out")
     module = build_module(recipe, tokenizer)
     sheets = _sheets(recipe, module, tokenizer)
     corpus = describe_corpus(recipe.corpus)
     run = Run(
         recipe.model_name, target, {"corpus": corpus, "recipe": asked}, tensorboard=tensorboard, device=device,
-        progress=progress,
+        progress=progress, tell=tell,
     )  # fmt: skip
     log = train(module, objective, recipe.training, penalties=recipe.penalties, sheets=sheets, run=run)
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not several or torch.distributed.get_rank() == 0:
         if test is not None:
+            if tell is not None:
+                tell(f"scoring {test.n_held_out} test examples")
             log = with_test(log, module, test, micro_batch=recipe.training.micro_batch)
         provenance = {
             "recipe": {"name": recipe.name, "size": recipe.size, "seed": recipe.training.seed},

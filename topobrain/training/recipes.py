@@ -220,7 +220,7 @@ def _topoformer_imdb() -> list[Recipe]:
     tiny = replace(
         paper, size="tiny", vocab_size=8000, length=64, max_test=5000,
         model={**paper.model, "width": 144, "ffn_width": 288, "max_length": 64},
-        training=replace(paper.training, steps=500, batch_size=64, evaluate_every=250, clip=0.1, seed=0),
+        training=replace(paper.training, steps=500, batch_size=64, evaluate_every=250, checkpoint_every=100, clip=0.1, seed=0),
         notes="First 64 tokens of each review, 12 x 12 units.",
     )  # fmt: skip
     gpu = replace(
@@ -252,7 +252,7 @@ def _topoformer_bert() -> list[Recipe]:
         model={**paper.model, "width": 144, "n_layers": 2, "ffn_width": 576, "max_length": 64},
         training=TrainingConfig(
             steps=800, batch_size=64, learning_rate=1e-3, schedule="budget", betas=(0.9, 0.98), eps=1e-12,
-            decayed="matrices", clip=0.5, evaluate_every=200,
+            decayed="matrices", clip=0.5, evaluate_every=200, checkpoint_every=100,
         ),
         notes="Two layers of 12 x 12 units on Brown sentences.",
     )  # fmt: skip
@@ -290,7 +290,7 @@ def _toponet_resnet18() -> list[Recipe]:
         max_examples=20_000, max_test=2000,
         training=TrainingConfig(
             steps=400, batch_size=64, optimiser="sgd", learning_rate=0.1, schedule="linear", warm_up=0.1,
-            final_share=0.0, weight_decay=5e-4, decayed="matrices", clip=None, evaluate_every=400,
+            final_share=0.0, weight_decay=5e-4, decayed="matrices", clip=None, evaluate_every=400, checkpoint_every=100,
         ),
         notes="A quarter of the channels, stem for small images, CIFAR-10; factor 2 where a sheet has 16 units (4 x 4).",
         penalties=(replace(penalty, factor=(2.0, 2.0)),),
@@ -327,7 +327,7 @@ def _toponet_nanogpt() -> list[Recipe]:
         model={**paper.model, "width": 96, "n_layers": 2, "n_heads": 4, "context": 128},
         training=TrainingConfig(
             steps=600, batch_size=32, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.1, decayed="matrices", clip=1.0,
-            evaluate_every=200,
+            evaluate_every=200, checkpoint_every=100,
         ),
         notes="Two layers; the sheets of the hidden layers are 16 x 24.",
     )  # fmt: skip
@@ -372,7 +372,7 @@ def _topolm() -> list[Recipe]:
         model={**paper.model, "width": 144, "n_layers": 2, "n_heads": 4, "context": 128},
         training=TrainingConfig(
             steps=600, batch_size=32, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.1, decayed="matrices", clip=1.0,
-            evaluate_every=200,
+            evaluate_every=200, checkpoint_every=100,
         ),
         penalties=(replace(penalty, radius=4),),
         notes="Two layers, four sheets of 12 x 12, neighbourhoods of 7 x 7.",
