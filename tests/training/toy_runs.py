@@ -118,11 +118,13 @@ def rows_of(log_or_directory: Any) -> list[tuple[Any, ...]]:
 
 # What follows runs in processes of its own.
 
+LONG = replace(CONFIG, steps=8, micro_batch=3, checkpoint_every=2, evaluate_every=4)
+
 
 def long_run(directory: str, config: TrainingConfig | None = None, **options: Any) -> tuple[nn.Module, TrainingLog]:
     """Train a GPT with dropout, accumulation and a penalty: the run that is interrupted."""
     module = gpt()
-    config = config or replace(CONFIG, steps=8, micro_batch=3, checkpoint_every=2, evaluate_every=4)
+    config = config or LONG
     run = Run("toy", Path(directory), device="cpu", **options)
     return module, train(module, causal(), config, penalties=[TOPOLOSS], run=run)
 
@@ -169,16 +171,17 @@ def killed_in_a_save(directory: str, what: str, number: int) -> None:
 
 
 def interrupted(directory: str, mark: str) -> None:
-    """Train slowly and say when the third step is done; Ctrl-C ends the process."""
+    """Train slowly and say when the third step is done; Ctrl-C ends the process after the step it comes in."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def slowly(step: int, steps: int, loss: float) -> None:
         if step == 3:
             Path(mark).write_text("3")
-            time.sleep(60)
+            time.sleep(3)
 
+    seldom = replace(LONG, checkpoint_every=1000)  # being stopped must not cost what lies between checkpoints
     try:
-        long_run(directory, progress=slowly)
+        long_run(directory, seldom, progress=slowly)
     except KeyboardInterrupt:
         sys.exit(130)
 

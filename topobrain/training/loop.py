@@ -39,6 +39,8 @@ Progress = Callable[[int, int, float], None]
 Tell = Callable[[str], None]
 
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
+BOOKKEEPING = ("checkpoint_every", "checkpoint_seconds", "keep_checkpoints")
+"""Options that change no number: a run may go on with others."""
 
 
 @dataclass(frozen=True)
@@ -407,7 +409,7 @@ class _Loop:
         for key in sorted(first):  # an equal number of other texts, or another tokenizer, is another run
             digest.update(first[key].contiguous().numpy().tobytes())
         fields = {
-            "training": self.config.to_dict(),
+            "training": {key: value for key, value in self.config.to_dict().items() if key not in BOOKKEEPING},
             "objective": dict(self.objective.describe()),
             "penalties": [penalty.to_dict() for penalty in self.penalties.penalties],
             "parameters": {name: list(p.shape) for name, p in self.module.named_parameters()},
