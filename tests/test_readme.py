@@ -68,3 +68,13 @@ def test_the_model_of_ones_own_from_the_command_line(store, tmp_path, capsys):
     options = ["--n-permutations", "20", "--n-bootstrap", "20", "--roi", "IFG", "--out", "o"]
     assert main(["encode", "--model", "my_model:build", "--data", "simulated", *options]) == 0
     assert "encoding of my model (simulated data)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_sheet_of_a_frozen_model_in_the_docs(real_data):
+    page = README.parent / "docs" / "topographic_models.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
+    names = {}
+    exec(block, names)
+    assert names["t_g"] > 0.25 > 5 * names["null"].std()
+    assert names["laid_out"].sheets["layers.2"] == names["sheet"]
