@@ -54,7 +54,10 @@ class LaidOut:
     where they live, `topobrain.extract` and `topobrain.nn`)::
 
         fitted = extract(model, some_stimuli)
-        layouts = {layer: self_organising_map(fitted.values(layer), Sheet.for_width(n)) for layer, n in widths.items()}
+        layouts = {
+            layer: self_organising_map(fitted.values(layer), Sheet.for_width(model.sheets[layer].n_units))
+            for layer in fitted.layers
+        }
         topography(extract(LaidOut(model, layouts), other_stimuli))
 
     >>> class Lengths:
