@@ -306,7 +306,8 @@ def test_without_a_recipe_the_recipes_are_listed(capsys):
     assert main(["train"]) == 0
     shown = capsys.readouterr().out
     assert all(row["recipe"] in shown for row in rows)
-    assert "Rathi et al. (2025)" in shown
+    assert "no, give --corpus" in shown
+    assert any(row["source"].startswith("Rathi et al. (2025)") for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +372,7 @@ def test_training_on_a_text_of_ones_own(text, capsys):
     assert (directory / "model.safetensors").stat().st_mtime_ns == before
     # another run does not fit into its directory
     assert main([*arguments, "--out", str(directory), "--seed", "1"]) == 1
-    assert "holds another finished run (training was" in capsys.readouterr().err
+    assert "holds another finished run (training: " in capsys.readouterr().err
     assert main([*arguments, "--steps", "3"]) == 1
     assert "choose another directory" in capsys.readouterr().err
     # what was trained can be used by every other verb

@@ -327,10 +327,11 @@ def unit_weights(layer: nn.Module, on: str = "output", parameter: str | None = N
     """
     kind, where = type(layer).__name__, f"layer {name!r}" if name else "the layer"
     if parameter is None and not _has_own_layout(layer):
-        raise InputError(
-            f"{where} is a {kind}, whose units are not known: name the tensor with parameter=, one of "
-            f"{listed(key for key, _ in layer.named_parameters(recurse=False))}, or take a layer inside it"
-        )
+        own = [key for key, _ in layer.named_parameters(recurse=False)]
+        inside = [key for key, part in layer.named_modules() if key and _has_own_layout(part)]
+        ways = [f"name the tensor with parameter=, one of {listed(own)}"] if own else []
+        ways += [f"take a layer inside it ({listed(inside, 4)})"] if inside else []
+        raise InputError(f"{where} is a {kind}, whose units are not known: {', or '.join(ways) or 'it has no weights'}")
     attribute = parameter or ("bias" if on == "bias" else "weight")
     tensor = getattr(layer, attribute, None)
     if not isinstance(tensor, Tensor):

@@ -15,6 +15,7 @@ from torch import nn
 from topobrain._checks import DataFileError, InputError
 from topobrain.models.architectures import build, build_config, find_architecture
 from topobrain.models.directories import is_model_directory, save_model
+from topobrain.models.torch_model import pick_device
 from topobrain.results import load_result
 from topobrain.training.corpora import describe_corpus, documents, is_held_out, require_corpus, token_streams
 from topobrain.training.log import TrainingLog
@@ -69,6 +70,7 @@ def read_data(recipe: Recipe) -> Data:
     UnknownNameError
         A corpus that is not in the store.
     """
+    _require_known(recipe)
     if recipe.objective == "images":
         return Data(None, *_images(recipe))
     return Data(*_texts(recipe))
@@ -138,8 +140,9 @@ def run_recipe(
                 "this one (a finished run cannot be lengthened: its learning rate follows its length)"
             )
         return target
-    if data is None and recipe.objective in ("causal", "masked"):
-        require_corpus(recipe.corpus)
+    pick_device(device)
+    if data is None:
+        _require_known(recipe)
     if tell is not None and data is None:
         tell(f"reading {recipe.corpus}" + ("" if recipe.objective == "images" else " and making its vocabulary"))
     tokenizer, objective, test = data or read_data(recipe)
@@ -211,6 +214,19 @@ def _sheets(recipe: Recipe, module: nn.Module, tokenizer: Any) -> dict[str, Any]
     return {model.paths[layer]: sheet for layer, sheet in model.sheets.items()}
 
 
+def _require_known(recipe: Recipe) -> None:
+    """Raise unless the corpus can be had here: told before anything long begins."""
+    if recipe.objective == "sentences" and recipe.corpus != "imdb":
+        raise InputError(f"sentence classification knows the corpus 'imdb', got {recipe.corpus!r}")
+    if recipe.objective == "images" and recipe.corpus != "cifar10":
+        raise InputError(
+            f"images to train on are 'cifar10', got {recipe.corpus!r}; for other images build an ImageClassification of your "
+            "arrays and call topobrain.training.train"
+        )
+    if recipe.objective in ("causal", "masked"):
+        require_corpus(recipe.corpus)
+
+
 def _texts(recipe: Recipe) -> tuple[Any, Objective, Objective | None]:
     if recipe.objective == "sentences":
         return _sentences(recipe)
@@ -242,8 +258,6 @@ def _texts(recipe: Recipe) -> tuple[Any, Objective, Objective | None]:
 def _sentences(recipe: Recipe) -> tuple[Any, Objective, Objective | None]:
     from topobrain.data.corpora import load_imdb_sentiment
 
-    if recipe.corpus != "imdb":
-        raise InputError(f"sentence classification knows the corpus 'imdb', got {recipe.corpus!r}")
     corpus = {**describe_corpus(recipe.corpus), "labels": ["negative", "positive"]}
     texts, labels = load_imdb_sentiment("train")
     order = np.random.default_rng(SPLIT_SEED).permutation(len(texts))
@@ -260,11 +274,6 @@ def _sentences(recipe: Recipe) -> tuple[Any, Objective, Objective | None]:
 def _images(recipe: Recipe) -> tuple[Objective, Objective]:
     from topobrain.data.cifar10 import load_cifar10
 
-    if recipe.corpus != "cifar10":
-        raise InputError(
-            f"images to train on are 'cifar10', got {recipe.corpus!r}; for other images build an ImageClassification of your "
-            "arrays and call topobrain.training.train"
-        )
     images, labels, classes = load_cifar10("train")
     order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
     held, rest = order[: len(order) // 10], order[len(order) // 10 :][: recipe.max_examples]
