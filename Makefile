@@ -45,7 +45,7 @@ test: $(VENV)/.dev ## Run every test, on two processes
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/.dev ## Run the tests that take less than a few seconds each
-	@$(ONE_THREAD) $(BIN)/python -m pytest -m 'not slow and not browser'
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not browser'
 
 bench: $(VENV)/.dev ## Speed against peers, ratios of one run (kept in benchmarks/results)
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.topo_loss
