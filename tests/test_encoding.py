@@ -79,6 +79,7 @@ def test_simulated_cohort_reaches_its_ceiling_with_its_own_features():
 # equality with a slow loop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("standardize", [True, False])
 @pytest.mark.parametrize("p", [6, 60])
 def test_every_fold_equals_nested_scikit_learn(standardize, p):
@@ -151,6 +152,7 @@ def passages(seed):
     return X, Y, labels
 
 
+@pytest.mark.slow
 def test_passages_stay_whole_at_both_levels():
     r = {"grouped": [], "grouped shuffled": [], "contiguous": [], "split": []}
     for seed in range(3):

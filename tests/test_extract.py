@@ -543,6 +543,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(cache: Path, monkeypatch: p
     assert not litter(cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "word", "none"])
 def test_pieces_of_every_size_give_the_same_numbers(pooling: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = extract(build(), sentences(), batch_tokens=30, pooling=pooling, cache=False)
@@ -680,6 +681,7 @@ def test_an_error_of_the_model_is_not_blamed_on_the_cache(cache: Path) -> None:
         extract(model, sentences())
 
 
+@pytest.mark.slow
 def test_a_set_larger_than_memory_is_held_a_piece_at_a_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = {"mix": Sheet.none(2000)}
     small = StimulusSet(["dog"] * 4)
@@ -701,6 +703,7 @@ def test_a_set_larger_than_memory_is_held_a_piece_at_a_time(cache: Path, monkeyp
     np.testing.assert_allclose(found.data["value"][777].values, row[0], rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "none"])
 def test_pieces_are_no_larger_than_the_limit(pooling: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []

@@ -83,6 +83,7 @@ def test_order_of_stimuli_does_not_matter():
     assert np.allclose(localize(one, LANGUAGE).values("layer"), localize(two, LANGUAGE).values("layer"), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_shuffled_labels_give_uniform_p_and_hardly_any_discovery():
     values, discoveries, p = planted().values("layer"), 0, []
     for seed in range(40):
@@ -153,6 +154,7 @@ def test_summary_holds_the_index_beside_the_null_of_the_same_map():
     assert row["max_t"] == t.max()
 
 
+@pytest.mark.slow
 def test_smoothing_alone_is_not_read_as_structure():
     shown, indices, nulls, p = stimuli(30), [], [], []
     sheet = Sheet.grid(12, 12, wrapped=True)
@@ -253,6 +255,7 @@ def test_the_null_follows_the_seed():
 # profiles
 
 
+@pytest.mark.slow
 def test_null_data_give_no_held_out_t_though_the_selection_looks_strong():
     held_out, in_sample = [], []
     for seed in range(60):

@@ -125,6 +125,7 @@ def pairs(responses):
     return np.nonzero((distance < 6) & upper), np.nonzero((distance > 60) & upper)
 
 
+@pytest.mark.slow
 def test_neighbours_share_noise_and_weights_and_far_voxels_do_not(full):
     one = full.where(subject="sub-01")
     near, far = pairs(one)

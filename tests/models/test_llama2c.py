@@ -220,6 +220,7 @@ def stories() -> Any:
     return load_model("stories260k", device="cpu")
 
 
+@pytest.mark.slow
 def test_stories_greedy_text_equals_the_published_one(real_data: Path, stories: Any) -> None:
     folder = real_data / "stories260k"
     published = (folder / "stories260K_upstream.md").read_text().split("-t 0.0\n")[1].split("\n```")[0]

@@ -142,6 +142,7 @@ def is_kept(directory: Path, source: Path) -> Any:
 # --- from a published file to a directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", VISION)
 def test_a_vision_layout_becomes_a_model(layout: str, tmp_path: Path) -> None:
     from topobrain.models.vision_checkpoints import convert_vision
@@ -211,6 +212,7 @@ def test_an_older_transformers_directory_has_its_tokenizer_in_two_files(
     assert len(model.encode.tokenizer) == VOCAB  # not GPT-2's 50,257
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("gpt2_store")
 def test_a_gpt_without_a_tokenizer_beside_it_reads_with_gpt2s(tmp_path: Path) -> None:
     source = write_nanogpt(
@@ -462,6 +464,7 @@ def shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(ARCHITECTURE_NAMES, name, (kind, {**config, **sizes[kind]}, what))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shrunk", "gpt2_store")
 @pytest.mark.parametrize(
     "name", ["toponet-resnet18-tau1", "resnet50", "vit-b-32", "toponet-nanogpt-tau3", "topolm", "nanogpt"]

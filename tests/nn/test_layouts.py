@@ -35,6 +35,7 @@ def above_layout_null(values, sheet, n_null=19):
 # self-organising map
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width", "torus"), [(12, 12, False), (8, 16, False), (12, 12, True)])
 def test_map_recovers_a_planted_arrangement_on_held_out_stimuli(height, width, torus):
     fitted, preferred = planted(height, width, torus=torus)
@@ -195,6 +196,7 @@ def test_remixed_noise_is_topographic_only_where_it_was_fitted():
     assert held_out.value == pytest.approx(0, abs=0.05)
 
 
+@pytest.mark.slow
 def test_remixing_with_neighbourhoods_orders_nearby_units_and_follows_its_seed():
     fitted, _ = planted(8, 8)
     sheet, state = Sheet.grid(8, 8), torch.get_rng_state()

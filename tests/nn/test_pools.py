@@ -102,6 +102,7 @@ def test_gaussian_is_positive_definite_and_falls_with_distance(fraction, wrapped
     assert (np.diff(kernel[0, :7][np.argsort(straight)]) < 0).all()
 
 
+@pytest.mark.slow
 def test_gaussian_spreads_as_far_as_the_disc():
     sheet = square_torus(900)
     squared, ratios = sheet.distances()[0] ** 2, []

@@ -139,6 +139,7 @@ def untrained(d, fraction, seed, **options):
         return generic_topography(reweighting(normal(1000, d, seed=10 + seed)).numpy(), reweighting.sheet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("d", "fraction", "uniform", "half_normal", "n_seeds"),
     [
@@ -160,6 +161,7 @@ def test_local_connectivity_alone_makes_no_topography(d, fraction, start):
     assert untrained(d, fraction, 0, signed=True, **start) == pytest.approx(0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_topography_of_all_pairs_agrees_with_a_sample_and_vanishes_when_units_are_permuted():
     reweighting, rng = layer(784, 0.3), np.random.default_rng(0)
     with torch.no_grad():

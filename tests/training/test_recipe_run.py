@@ -103,6 +103,7 @@ def test_a_finished_run_is_not_run_again_and_not_overwritten(
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["training", "saving"])
 def test_a_stopped_recipe_goes_on(where: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = masked(corpus)
