@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -29,6 +27,7 @@ from topobrain.training.checkpoints import (
     save_checkpoint,
 )
 from topobrain.training.config import TrainingConfig
+from topobrain.training.interrupts import Interrupt, interrupts_wait
 from topobrain.training.log import TrainingLog
 from topobrain.training.metrics import Metrics
 from topobrain.training.objectives import Batch, Objective, evaluate
@@ -90,9 +89,8 @@ def train(
     """Train a module in place.
 
     A run with a directory goes on from its newest checkpoint, bit for bit on a CPU. Ctrl-C waits for the end of a step and
-    keeps it. Under ``torchrun`` or ``accelerate
-    launch`` every process takes its share of each batch, and the loss is that of one process with the whole batch (but
-    for rounding, batch normalisation and losses on outputs).
+    keeps it. Under ``torchrun`` every process takes its share of each batch, and the loss is that of one process with the
+    whole batch (but for rounding, batch normalisation and losses on outputs).
 
     Parameters
     ----------
@@ -101,7 +99,7 @@ def train(
     penalties
         Topographic losses to add.
     sheets
-        Sheets of layers by dotted path, for the penalties (default: `Sheet.for_width`).
+        Sheets of layers by dotted path, for the penalties (default: `topobrain.nn.topo_sheet`).
     run
         Name, directory, device and the like.
 
@@ -156,38 +154,6 @@ class _Step(nn.Module):
         return loss, right, *(torch.as_tensor(part, device=loss.device) for part in (on_outputs, on_weights))
 
 
-class _Interrupt:
-    """Whether a signal asked the run to stop."""
-
-    asked = False
-
-
-@contextmanager
-def _interrupts_wait() -> Iterator[_Interrupt]:
-    """Let Ctrl-C and SIGTERM wait for the end of a step, so that it can be kept; a second one stops at once."""
-    found = _Interrupt()
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
-        yield found
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if found.asked:
-            raise KeyboardInterrupt
-        found.asked = True
-
-    chosen = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in chosen}
-    ignored = {number for number in chosen if before[number] == signal.SIG_IGN}  # as a shell asks of background jobs
-    try:
-        for number in chosen:
-            if number not in ignored:
-                signal.signal(number, ask)
-        yield found
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 class _Loop:
     def __init__(
         self, module: nn.Module, objective: Objective, config: TrainingConfig, penalties: Penalties, run: Run, acc: Any
@@ -209,7 +175,7 @@ class _Loop:
         self.started = time.monotonic() - spent
         self.saved = time.monotonic()
         self.stopping = self.due = False
-        self.interrupt = _Interrupt()
+        self.interrupt = Interrupt()
         if self.done:
             self._tell(f"going on from step {self.done} of {config.steps}")
 
@@ -217,7 +183,7 @@ class _Loop:
         """Run what is left of the run."""
         config = self.config
         try:
-            with _interrupts_wait() as self.interrupt:
+            with interrupts_wait() as self.interrupt:
                 while True:
                     over = self.done >= config.steps or self._share() >= 1
                     if self.done % config.evaluate_every == 0 or over:

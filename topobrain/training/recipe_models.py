@@ -61,7 +61,7 @@ def load_recipe_model(name: str, *, weights: str | None = None, device: str = "a
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{place}.lock"):  # a second process waits for the model instead of training it too
-            run_recipe(recipe, place, device=device, progress=partial(_first_use, name))
+            run_recipe(recipe, place, device=device, progress=partial(tell_first_use, name))
     except DataFileError:
         raise
     except OSError as error:
@@ -90,7 +90,8 @@ def recipe_directory(recipe: Recipe) -> Path:
     return cache_directory() / "models" / f"{recipe.model_name}-{digest}"
 
 
-def _first_use(name: str, step: int, steps: int, loss: float) -> None:
+def tell_first_use(name: str, step: int, steps: int, loss: float) -> None:
+    """Say on standard error how far the training of a model is that was asked for by name."""
     if step == 1 or step % 100 == 0 or step == steps:
         line = f"training {name} (first use only): step {step}/{steps}, loss {loss:.2f}"
         end = "\r" if sys.stderr.isatty() and step < steps else "\n"

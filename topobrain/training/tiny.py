@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -26,6 +25,7 @@ from topobrain.training.config import TrainingConfig
 from topobrain.training.loop import Run, train
 from topobrain.training.masking import MaskRule, token_table
 from topobrain.training.objectives import MaskedLM
+from topobrain.training.recipe_models import tell_first_use
 from topobrain.training.recipe_run import LOG_FILE
 from topobrain.training.vocabularies import train_bpe
 
@@ -124,20 +124,13 @@ def _load(config: TinyConfig, topographic: bool, weights: str | None, device: st
     require_weights(weights)
     pick_device(device)  # a wrong device is told before anything is trained
     if weights is None or is_trained(config, topographic):
-        return load_directory(_trained(config, topographic, device, _first_use), weights=weights, device=device)
+        return load_directory(_trained(config, topographic, device, tell_first_use), weights=weights, device=device)
     tokenizer = train_bpe(corpus_texts(config)[0], config.vocab_size)  # random weights need no training
     seed = int(weights.partition(":")[2] or 0)
     module = build("topoformer", _shape(config, topographic, len(tokenizer)), seed=seed).eval()
     model = wrap_topoformer(f"{model_name(config, topographic)} ({weights})", module, tokenizer, device=device)  # type: ignore[arg-type]
     model.provenance["trained_on"] = RANDOM_WEIGHTS
     return model
-
-
-def _first_use(name: str, step: int, steps: int, loss: float) -> None:
-    if step == 1 or step % 100 == 0 or step == steps:
-        line = f"training {name} (first use only): step {step}/{steps}, loss {loss:.2f}"
-        end = "\r" if sys.stderr.isatty() and step < steps else "\n"
-        print(line, end=end, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def trained_directory(config: TinyConfig, topographic: bool) -> Path:
