@@ -306,6 +306,16 @@ def _toponet_resnet18() -> list[Recipe]:
     return [tiny, gpu, paper]
 
 
+_TINY_LM = TrainingConfig(
+    steps=600, batch_size=32, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.1, decayed="matrices", clip=1.0,
+    evaluate_every=200, checkpoint_every=100,
+)  # fmt: skip
+_GPU_LM: dict[str, Any] = {
+    "steps": 100_000, "batch_size": 64, "micro_batch": 64, "warm_up": 0.05, "max_seconds": 480.0, "evaluate_every": 500,
+    "checkpoint_every": 1000,
+}  # fmt: skip
+
+
 def _toponet_nanogpt() -> list[Recipe]:
     penalty = Penalty("topoloss", ("blocks.*.mlp.c_fc",), strength=1.0, factor=(3.0, 3.0))
     paper = Recipe(
@@ -325,19 +335,12 @@ def _toponet_nanogpt() -> list[Recipe]:
     tiny = replace(
         paper, size="tiny", corpus="brown+wikitext2", vocabulary="bpe", vocab_size=2048, length=64,
         model={**paper.model, "width": 96, "n_layers": 2, "n_heads": 4, "context": 128},
-        training=TrainingConfig(
-            steps=600, batch_size=32, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.1, decayed="matrices", clip=1.0,
-            evaluate_every=200, checkpoint_every=100,
-        ),
+        training=_TINY_LM,
         notes="Two layers; the sheets of the hidden layers are 16 x 24.",
     )  # fmt: skip
     gpu = replace(
         paper, size="gpu", corpus=TEXTS_OF_THE_STORE, length=512,
-        training=replace(
-            paper.training, steps=100_000, batch_size=64, micro_batch=64, warm_up=0.05, max_seconds=480.0,
-            evaluate_every=500, checkpoint_every=1000,
-        ),
-        notes="Eight minutes, on texts of the store.",
+        training=replace(paper.training, **_GPU_LM), notes="Eight minutes, on texts of the store.",
     )  # fmt: skip
     return [tiny, gpu, paper]
 
@@ -370,20 +373,13 @@ def _topolm() -> list[Recipe]:
     tiny = replace(
         paper, size="tiny", corpus="brown+wikitext2", vocabulary="bpe", vocab_size=2048, length=64,
         model={**paper.model, "width": 144, "n_layers": 2, "n_heads": 4, "context": 128},
-        training=TrainingConfig(
-            steps=600, batch_size=32, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.1, decayed="matrices", clip=1.0,
-            evaluate_every=200, checkpoint_every=100,
-        ),
+        training=_TINY_LM,
         penalties=(replace(penalty, radius=4),),
         notes="Two layers, four sheets of 12 x 12, neighbourhoods of 7 x 7.",
     )  # fmt: skip
     gpu = replace(
         paper, size="gpu", corpus=TEXTS_OF_THE_STORE, length=512,
-        training=replace(
-            paper.training, steps=100_000, batch_size=64, micro_batch=64, warm_up=0.05, max_seconds=480.0,
-            evaluate_every=500, checkpoint_every=1000,
-        ),
-        notes="Eight minutes, on texts of the store.",
+        training=replace(paper.training, **_GPU_LM), notes="Eight minutes, on texts of the store.",
     )  # fmt: skip
     return [tiny, gpu, paper]
 
