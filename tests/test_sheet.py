@@ -173,3 +173,53 @@ def test_wrong_places_are_told(places, message):
 def test_units_without_a_layout_cannot_be_moved():
     with pytest.raises(InputError, match="needs a layout"):
         Sheet.none(3).with_places([0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "sheet",
+    [
+        Sheet.grid(6, 9),
+        Sheet.grid(5, 8, wrapped=True),
+        Sheet.for_width(11),
+        Sheet.grid(4, 7, spacing=2.0),
+        Sheet(13, 4, 5).with_places([19, 0, 3, 4, 7, 8, 12, 13, 14, 15, 16, 1, 2]),
+    ],
+)
+def test_smooth_equals_the_dense_smoothing_matrix(sheet):
+    values = np.random.default_rng(0).standard_normal((2, 3, sheet.n_units))
+    np.testing.assert_allclose(sheet.smooth(values, 2.0), values @ sheet.smoothing(2.0).T, atol=1e-12)
+
+
+def test_smooth_by_sum_is_the_gaussian_density_and_fades_at_the_border():
+    sheet = Sheet.grid(15, 17)
+    sigma = 2.0 / np.sqrt(8 * np.log(2))
+    kernel = np.exp(-(sheet.distances() ** 2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+    values = np.random.default_rng(1).standard_normal(sheet.n_units)
+    np.testing.assert_allclose(sheet.smooth(values, 2.0, edges="sum"), kernel @ values, atol=1e-12)
+    flat = sheet.to_image(sheet.smooth(np.ones(sheet.n_units), 2.0, edges="sum"))
+    assert flat[7, 8] == pytest.approx(1.0, abs=0.01)
+    assert flat[0, 0] < 0.6
+    np.testing.assert_allclose(sheet.smooth(np.ones(sheet.n_units), 2.0), 1.0, atol=1e-12)
+
+
+def test_smooth_keeps_float32_and_leaves_values_alone_at_width_zero():
+    values = np.random.default_rng(2).standard_normal((4, 30)).astype(np.float32)
+    sheet = Sheet.grid(5, 6)
+    assert sheet.smooth(values, 1.5).dtype == np.float32
+    np.testing.assert_array_equal(sheet.smooth(values, 0.0), values)
+    with pytest.raises(InputError, match="30 units"):
+        sheet.smooth(values[:, :29], 1.0)
+    with pytest.raises(InputError, match="fwhm"):
+        sheet.smooth(values, -1.0)
+    with pytest.raises(InputError, match="layout"):
+        Sheet.none(30).smooth(values, 1.0)
+
+
+def test_neighbours_are_computed_once_and_a_narrow_torus_joins_no_unit_to_itself():
+    sheet = Sheet.grid(6, 7, wrapped=True)
+    assert sheet.neighbours() is sheet.neighbours()
+    assert set(np.asarray(sheet.neighbours().sum(axis=1)).ravel()) == {8.0}
+    narrow = Sheet.grid(2, 5, wrapped=True).neighbours("rook").toarray()
+    assert narrow.diagonal().sum() == 0
+    assert narrow.max() == 1
+    np.testing.assert_array_equal(narrow, narrow.T)
