@@ -353,7 +353,7 @@ def test_provenance_keeps_every_option_and_hash() -> None:
     model, stimuli = build(), sentences(provenance={"simulated": True})
     fields = extract(model, stimuli, layers=["mix"], pooling="last", batch_tokens=99, cache=False).provenance
     assert fields["extraction"] == {
-        "layers": ["mix"], "pooling": "last", "precision": "float32", "batch_tokens": 99, "device": "cpu",
+        "layers": ["mix"], "pooling": "last", "max_tokens": None, "precision": "float32", "batch_tokens": 99, "device": "cpu",
     }  # fmt: skip
     assert fields["model"] == {"name": "toy", "weights_sha256": model.weights_hash()}
     assert fields["stimuli"]["sha256"] == stimuli.digest()
@@ -782,3 +782,33 @@ def extract_batches() -> list[tuple[str, ...]]:
     model = build()
     extract(model, sentences(), batch_tokens=30, cache=False)
     return model.batches
+
+
+def test_a_token_limit_equals_shorter_texts_in_a_causal_model_and_tells_what_it_cut(real_data):
+    model = tb.load_model("stories260k")
+    stimuli = tb.StimulusSet(
+        ["the little girl went to the park", "zarbix unglof wenpid toraxil"], {"condition": ["sentence", "nonword"]}
+    )
+    with pytest.warns(UserWarning, match=r"after 4 tokens.*sentence: 4\.0 tokens, .* words; nonword: 4\.0 tokens"):
+        cut = tb.extract(model, stimuli, max_tokens=4, cache=False, layers=["layers.1"])
+    whole = tb.extract(model, stimuli, pooling="none", cache=False, layers=["layers.1"])
+    for stimulus in stimuli.ids:
+        rows = whole.labels("sentence") == stimulus
+        np.testing.assert_allclose(
+            cut.data["value"].sel(stimulus=stimulus), whole.values("layers.1")[rows][:4].mean(axis=0), atol=1e-5
+        )
+    assert cut.data["n_tokens_read"].values.tolist() == [4, 4]
+    table = tb.extract(model, stimuli, cache=False, layers=["layers.1"]).read_lengths()
+    assert table["words"].tolist() == [7, 4]
+    assert table.loc[1, "tokens"] > 8
+
+
+def test_the_token_limit_is_part_of_the_cache_key(real_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOPOBRAIN_CACHE", str(tmp_path))
+    model = tb.load_model("stories260k")
+    stimuli = tb.StimulusSet(["one two three four five six", "seven eight nine ten"])
+    full = tb.extract(model, stimuli, layers=["layers.0"])
+    with pytest.warns(UserWarning, match="cut after 2"):
+        cut = tb.extract(model, stimuli, layers=["layers.0"], max_tokens=2)
+    assert cut.data["n_tokens_read"].values.tolist() == [2, 2]
+    assert full.data["n_tokens_read"].values.min() > 2

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float
 
-RESERVED = ("stimulus", "unit", "layer", "x", "y", "value", "text")
+RESERVED = ("stimulus", "unit", "layer", "x", "y", "value", "text", "n_tokens_read", "n_words_read")
 """Names on the activation axes that a stimulus column may not take."""
 
 
@@ -148,9 +148,40 @@ class Activations(UnitResult):
         )
         return cls(data)
 
-    def values(self, layer: str) -> Float[np.ndarray, "stimulus unit"]:
-        """Return one layer's activations (stimulus, unit), float32; only this layer is read from disk."""
-        return np.asarray(self.data["value"][:, self.unit_slice(layer)].values, dtype=np.float32)
+    def values(self, layer: str, units: slice | None = None) -> Float[np.ndarray, "stimulus unit"]:
+        """Return one layer's activations (stimulus, unit), float32, or those of a run of its units.
+
+        Only what is returned is read from disk.
+        """
+        whole = self.unit_slice(layer)
+        first, stop, _ = (units or slice(None)).indices(whole.stop - whole.start)
+        return np.asarray(self.data["value"][:, whole.start + first : whole.start + stop].values, dtype=np.float32)
+
+    def read_lengths(self, by: str | None = "condition") -> pd.DataFrame:
+        """Return how much text each condition gave: mean word tokens and whole words a stimulus.
+
+        Parameters
+        ----------
+        by
+            Stimulus column of the conditions, None for all stimuli together.
+
+        Returns
+        -------
+        DataFrame
+            ``condition``, ``n``, ``tokens``, ``words``; no rows where lengths are not known (arrays of one's own).
+        """
+        import pandas as pd
+
+        columns = ["condition", "n", "tokens", "words"]
+        if "n_tokens_read" not in self.data.coords:
+            return pd.DataFrame(columns=columns)
+        labels = np.full(self.data.sizes["stimulus"], "all stimuli", dtype=object) if by is None else self.labels(by)
+        tokens, words = (np.asarray(self.data[name].values) for name in ("n_tokens_read", "n_words_read"))
+        rows = [
+            (label, int((labels == label).sum()), tokens[labels == label].mean(), words[labels == label].mean())
+            for label in dict.fromkeys(labels.tolist())
+        ]
+        return pd.DataFrame(rows, columns=columns)
 
     def only(self, *layers: str) -> Activations:
         """Return the activations of some layers, in the order given."""

@@ -8,11 +8,12 @@ import itertools
 import json
 import os
 import shutil
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,19 +23,19 @@ import numpy as np
 from topobrain._checks import DataFileError, InputError, require_choice, unknown
 from topobrain.activations import Activations, sheets_attribute, stimuli_fields, stimulus_coords, unit_coords
 from topobrain.models.protocol import Model, Recording
+from topobrain.pooling import Pooling, Rows, cut_words, joined, pooling_weights
 from topobrain.results import load_result
 from topobrain.sheet import Sheet
 from topobrain.stimuli import StimulusSet
 from topobrain.store.cache import VARIABLE as CACHE_VARIABLE
 from topobrain.store.cache import cache_directory
 
-Pooling = Literal["mean", "last", "word", "none"]
 Precision = Literal["float32", "bf16"]
 Progress = Callable[[int, int], None]
 
 SHARD_BYTES = 32 * 2**20
 """Pooled activations are written in pieces of about this size: what an interruption can lose."""
-LAYOUT = 3
+LAYOUT = 4
 """Raised whenever batching or pooling change the numbers: older cache entries are then not used."""
 
 
@@ -44,6 +45,7 @@ def extract(
     *,
     layers: Sequence[str] | str | None = None,
     pooling: Pooling = "mean",
+    max_tokens: int | None = None,
     precision: Precision = "float32",
     batch_tokens: int = 2048,
     cache: bool = True,
@@ -65,6 +67,10 @@ def extract(
         ``"mean"`` over the tokens of all words; ``"last"``: the last such token; ``"word"``: one row a word, the mean
         of its tokens; ``"none"``: one row a token. The last two give rows ``s0000/0, s0000/1, ...`` with coordinates
         ``sentence`` and ``word``.
+    max_tokens
+        Count only the first so many word tokens of each text. The model still reads the whole text, which for a causal
+        model makes no difference to the tokens that count. A warning gives the tokens and whole words kept in each
+        condition: nonwords are cut into more tokens than words.
     precision
         ``"bf16"`` runs the model in bfloat16 where it can: faster, correlates with float32 at .9999 or better.
     batch_tokens
@@ -78,7 +84,8 @@ def extract(
     Returns
     -------
     Activations
-        ``value (stimulus, unit)`` float32. A cached result is read from disk layer by layer when it is used.
+        ``value (stimulus, unit)`` float32; ``n_tokens_read``, ``n_words_read (stimulus)``: the word tokens and whole words
+        that went in. A cached result is read from disk layer by layer when it is used.
 
     Raises
     ------
@@ -94,18 +101,43 @@ def extract(
     require_choice("precision", precision, get_args(Precision))
     if batch_tokens < 1:
         raise InputError(f"batch_tokens must be 1 or more, got {batch_tokens}")
-    options = {"layers": chosen, "pooling": pooling, "precision": precision, "batch_tokens": batch_tokens}
+    if max_tokens is not None and max_tokens < 1:
+        raise InputError(f"max_tokens must be 1 or more, or None for whole texts; got {max_tokens}")
+    options = {
+        "layers": chosen,
+        "pooling": pooling,
+        "max_tokens": max_tokens,
+        "precision": precision,
+        "batch_tokens": batch_tokens,
+    }
     job = _Job.of(model, stimuli, options)
     if not cache or job.key is None:
         parts = [job.run(batch) for batch in job.batches(progress)]
-        return job.assemble(np.concatenate([p[0] for p in parts]), _joined([p[1] for p in parts]))
-    return _cached(job, cache_directory() / "activations", progress)
+        result = job.assemble(np.concatenate([p[0] for p in parts]), joined([p[1] for p in parts]))
+    else:
+        result = _cached(job, cache_directory() / "activations", progress)
+    if max_tokens is not None:
+        _tell_what_was_cut(result, stimuli, max_tokens)
+    return result
 
 
 def cache_key(model: Model, stimuli: StimulusSet) -> str | None:
     """Return a hash of everything that changes a model's activations for these stimuli, None if it cannot be had."""
-    options = {"layers": list(model.sheets), "pooling": "mean", "precision": "float32", "batch_tokens": 2048}
+    options = {
+        "layers": list(model.sheets),
+        "pooling": "mean",
+        "max_tokens": None,
+        "precision": "float32",
+        "batch_tokens": 2048,
+    }
     return _Job.of(model, stimuli, options).key
+
+
+def _tell_what_was_cut(result: Activations, stimuli: StimulusSet, max_tokens: int) -> None:
+    """Warn how much of each condition a cut left: the conditions of a localizer seldom lose the same."""
+    lengths = result.read_lengths("condition" if "condition" in stimuli.table.columns else None)
+    kept = "; ".join(f"{row.condition}: {row.tokens:.1f} tokens, {row.words:.1f} words" for row in lengths.itertuples())
+    warnings.warn(f"texts were cut after {max_tokens} tokens, mean kept of {stimuli.name!r}: {kept}", stacklevel=3)
 
 
 def _chosen_layers(model: Model, layers: Sequence[str] | str | None) -> list[str]:
@@ -121,20 +153,6 @@ def _chosen_layers(model: Model, layers: Sequence[str] | str | None) -> list[str
     if len(set(names)) != len(names):
         raise InputError(f"a layer was asked for twice: {names}")
     return names
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Where each row comes from: position of its stimulus, and its word (or token) in it."""
-
-    stimulus: np.ndarray
-    part: np.ndarray
-    word: np.ndarray
-
-
-def _joined(rows: Sequence[_Rows]) -> _Rows:
-    fields = ("stimulus", "part", "word")
-    return _Rows(*(np.concatenate([getattr(r, field) for r in rows]) for field in fields))
 
 
 @dataclass(frozen=True)
@@ -209,7 +227,7 @@ class _Job:
             if progress is not None:
                 progress(done, len(self.stimuli))
 
-    def run(self, batch: np.ndarray) -> tuple[np.ndarray, _Rows]:
+    def run(self, batch: np.ndarray) -> tuple[np.ndarray, Rows]:
         """Record one batch and pool it: rows (row, unit) and where they come from."""
         import torch
 
@@ -228,12 +246,15 @@ class _Job:
                     f"{device}: use a smaller batch_tokens (now {self.options['batch_tokens']})"
                 ) from error
         self._check(recording, batch)
-        weights, rows = pooling_weights(np.asarray(recording.word), self.options["pooling"])
+        word = np.asarray(recording.word)
+        if self.options["max_tokens"] is not None:
+            word = cut_words(word, self.options["max_tokens"])
+        weights, rows = pooling_weights(np.asarray(recording.word), self.options["pooling"], self.options["max_tokens"])
         pooled = []
         for layer in layers:
             values = torch.as_tensor(recording.values[layer]).float()
             # a token outside every word must not enter, not even as 0 x inf: padding may hold anything
-            inside = torch.as_tensor(np.asarray(recording.word) >= 0, device=values.device)
+            inside = torch.as_tensor(word >= 0, device=values.device)
             values = torch.where(inside[:, :, None], values, torch.zeros((), device=values.device))
             pooled.append(_pool(values, weights, rows).cpu().numpy())
         result = np.concatenate(pooled, axis=1).astype(np.float32, copy=False)
@@ -243,7 +264,7 @@ class _Job:
             layer = layers[int(np.searchsorted(widths, unit, side="right"))]
             label = self.stimuli.ids[batch[rows.stimulus[row]]]
             raise InputError(f"layer {layer!r} of {self.model.name!r} is {result[row, unit]} for stimulus {label!r}")
-        return result, _Rows(batch[rows.stimulus], rows.part, rows.word)
+        return result, rows.at(batch)
 
     def _check(self, recording: Recording, batch: np.ndarray) -> None:
         word = np.asarray(recording.word)
@@ -260,7 +281,7 @@ class _Job:
             if width != places:
                 raise InputError(f"layer {layer!r} of {self.model.name!r} has {width} units, its sheet {places} places")
 
-    def assemble(self, values: np.ndarray, rows: _Rows) -> Activations:
+    def assemble(self, values: np.ndarray, rows: Rows) -> Activations:
         """Put rows in the order of the stimuli and label them."""
         import xarray as xr
 
@@ -270,7 +291,7 @@ class _Job:
         )
         return Activations(data)
 
-    def coords(self, rows: _Rows, order: np.ndarray) -> dict[str, Any]:
+    def coords(self, rows: Rows, order: np.ndarray) -> dict[str, Any]:
         coords = stimulus_coords(self.stimuli)
         if self.options["pooling"] in ("word", "none"):
             source, part, word = rows.stimulus[order], rows.part[order], rows.word[order]
@@ -282,48 +303,15 @@ class _Job:
             )
             coords["sentence"] = ("stimulus", ids)
             coords["word"] = ("stimulus", word)
+        coords["n_tokens_read"] = ("stimulus", rows.n_tokens[order])
+        coords["n_words_read"] = ("stimulus", rows.n_words[order])
         return {**coords, **unit_coords(self.sheets)}
 
     def attrs(self) -> dict[str, str]:
         return {**sheets_attribute(self.sheets), **Activations.attributes(self.provenance)}
 
 
-def pooling_weights(word: np.ndarray, pooling: Pooling) -> tuple[np.ndarray, _Rows]:
-    """Return what each row takes from each token.
-
-    Parameters
-    ----------
-    word
-        int (stimulus, token), -1 for padding and special tokens.
-    pooling
-        See `extract`.
-
-    Returns
-    -------
-    weights, rows
-        Weights (row, token) that sum to one, and the rows' origin.
-    """
-    inside = word >= 0
-    if pooling == "mean":
-        weights, stimulus = inside / inside.sum(axis=1, keepdims=True), np.arange(len(word))
-        part = kept = np.zeros(len(word), dtype=int)
-    elif pooling == "last":
-        last = word.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)
-        weights, stimulus = np.eye(word.shape[1])[last], np.arange(len(word))
-        part = kept = np.zeros(len(word), dtype=int)
-    elif pooling == "none":
-        stimulus, token = np.nonzero(inside)
-        weights, kept = np.eye(word.shape[1])[token], word[stimulus, token]
-        part = np.concatenate([np.arange(n) for n in inside.sum(axis=1)])
-    else:
-        pairs = [(s, w) for s in range(len(word)) for w in np.unique(word[s][inside[s]]).tolist()]
-        stimulus, kept = np.array([s for s, _ in pairs]), np.array([w for _, w in pairs])
-        match = word[stimulus] == kept[:, None]
-        weights, part = match / match.sum(axis=1, keepdims=True), kept
-    return weights.astype(np.float32), _Rows(stimulus, part, kept)
-
-
-def _pool(values: Any, weights: np.ndarray, rows: _Rows) -> Any:
+def _pool(values: Any, weights: np.ndarray, rows: Rows) -> Any:
     import torch
 
     taken = torch.as_tensor(weights, device=values.device)
@@ -405,15 +393,15 @@ def _write_pieces(job: _Job, pieces: Path, progress: Progress | None) -> list[Pa
                 progress(done, len(job.stimuli))
         if missing:
             with _writing(pieces.parent):
-                _write_piece(path, np.concatenate([p[0] for p in parts]), _joined([p[1] for p in parts]))
+                _write_piece(path, np.concatenate([p[0] for p in parts]), joined([p[1] for p in parts]))
     return paths
 
 
-def _write_piece(path: Path, values: np.ndarray, rows: _Rows) -> None:
+def _write_piece(path: Path, values: np.ndarray, rows: Rows) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as stream:
-            np.savez(stream, values=values, stimulus=rows.stimulus, part=rows.part, word=rows.word)
+            np.savez(stream, values=values, **rows.arrays())
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -441,8 +429,8 @@ def _write_result(job: _Job, paths: list[Path], finished: Path) -> None:
     origins = []
     for path in paths:
         with np.load(path, allow_pickle=False) as piece:
-            origins.append(_Rows(piece["stimulus"], piece["part"], piece["word"]))
-    rows = _joined(origins)
+            origins.append(Rows(**{field.name: piece[field.name] for field in fields(Rows)}))
+    rows = joined(origins)
     order = np.lexsort((rows.part, rows.stimulus))
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
