@@ -62,7 +62,7 @@ def test_a_name_of_another_verb_names_the_verb() -> None:
 def test_an_unknown_option_is_answered_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"cannot load 'alice': .*'resolutoin'\. Did you mean 'resolution'\?"):
         data.load_responses("alice", resolutoin="6mm")
-    with pytest.raises(InputError, match=r"cannot load 'langloc': .*'sets'\. Options: none"):
+    with pytest.raises(InputError, match=r"cannot load 'langloc': .*'sets'\. Options: length, n_words, tokenizer, max_tokens"):
         data.load_stimuli("langloc", sets=1)
 
 
@@ -79,7 +79,7 @@ def test_the_list_has_one_row_a_name(store: Path) -> None:
     assert rows.loc["brown", ["n_files", "licence"]].tolist() == [1, "non-commercial"]
     assert rows.loc["brown", "megabytes"] == pytest.approx(5.971)
     assert rows.loc["simulated", ["access", "status", "n_files"]].tolist() == ["generated", "generated", 0]
-    assert rows.loc["floc_224", ["kind", "n_files"]].tolist() == ["images", 1584]
+    assert rows.loc["floc", ["kind", "n_files"]].tolist() == ["stimuli", 1584]
     assert set(rows["status"]) == {"missing", "generated"}
 
 
@@ -499,7 +499,12 @@ def test_imdb(real_data: Path) -> None:
 
 @pytest.mark.parametrize(
     ("verb", "name"),
-    [(verb, name) for verb in ("STIMULI", "RESPONSES") for name in getattr(data, verb) if name not in data.GENERATED],
+    [
+        (verb, name)
+        for verb in ("STIMULI", "RESPONSES")
+        for name in getattr(data, verb)
+        if name not in data.GENERATED and data.find_manifest(name)[0].access == "public"
+    ],
 )
 def test_everything_loaded_says_where_it_comes_from_and_survives_a_file(
     verb: str, name: str, real_data: Path, tmp_path: Path

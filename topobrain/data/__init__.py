@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topobrain._checks import InputError, UnknownNameError, listed, near, unknown
+from topobrain.data.localizers import list_localizers, load_localizer
 from topobrain.store.files import fetch, find_manifest, status, store_directory
 from topobrain.store.manifest import Manifest, load_manifests
 
@@ -30,8 +31,29 @@ STIMULI = {
     "elli": "topobrain.data.langloc:load_elli",
     "moseley": "topobrain.data.langloc:load_moseley",
     "blimp": "topobrain.data.blimp:load_blimp",
+    "syntaxgym": "topobrain.data.syntaxgym:load_syntaxgym",
+    "eventsrev": "topobrain.data.semantic_suites:load_eventsrev",
+    "dtfit": "topobrain.data.semantic_suites:load_dtfit",
+    "eventsadapt": "topobrain.data.semantic_suites:load_eventsadapt",
+    "animacy-fed2020": "topobrain.data.semantic_suites:load_animacy_fed2020",
+    "ryskin2021": "topobrain.data.semantic_suites:load_ryskin2021",
+    "warren2015": "topobrain.data.semantic_suites:load_warren2015",
+    "sentiment": "topobrain.data.sentiment:load_sentiment",
+    "imdb-sentiment": "topobrain.data.sentiment:load_imdb",
+    "theory-of-mind": "topobrain.data.theory_of_mind:load_theory_of_mind",
+    "floc": "topobrain.data.floc:load_floc",
+    "objects92": "topobrain.data.object_images:load_objects92",
     "tuckute2024": "topobrain.data.tuckute2024:load_stimuli",
     "cifar10": "topobrain.data.cifar10:load_stimuli",
+    "suite-intactness": "topobrain.data.suites:load_intactness",
+    "suite-animacy": "topobrain.data.suites:load_animacy",
+    "suite-concreteness": "topobrain.data.suites:load_concreteness",
+    "suite-visuomotor": "topobrain.data.suites:load_visuomotor",
+    "suite-acceptability": "topobrain.data.suites:load_acceptability",
+    "suite-agreement": "topobrain.data.suites:load_agreement",
+    "suite-licensing": "topobrain.data.suites:load_licensing",
+    "suite-gardenpath": "topobrain.data.suites:load_gardenpath",
+    "multiple-demand": "topobrain.data.arithmetic:load_multiple_demand",
     "simulated-langloc": "topobrain.data.template_language:load_localizer",
     "simulated-sentences": "topobrain.data.template_language:load_sentences",
     "simulated-swjn": "topobrain.data.template_language:load_swjn",
@@ -61,6 +83,15 @@ TEXT = {
 """Names `load_text` knows, and what loads them."""
 
 GENERATED = {
+    "suite-intactness": "Generated suite: intact and scrambled sentences",
+    "suite-animacy": "Generated suite: animate and inanimate subjects",
+    "suite-concreteness": "Generated suite: concrete and abstract nouns",
+    "suite-visuomotor": "Generated suite: seeing and acting",
+    "suite-acceptability": "Generated suite: acceptable and anomalous sentences",
+    "suite-agreement": "Generated suite: subject-verb agreement, kept and broken",
+    "suite-licensing": "Generated suite: polarity items and reflexives, licensed or not",
+    "suite-gardenpath": "Generated suite: garden paths and unambiguous sentences",
+    "multiple-demand": "Generated hard and easy arithmetic",
     "simulated-langloc": "Simulated language localizer of the template language",
     "simulated-sentences": "Simulated sentences of the template language",
     "simulated-swjn": "Simulated sentences, word lists, Jabberwocky, nonwords",
@@ -292,6 +323,8 @@ __all__ = [
     "fetch",
     "find_manifest",
     "list_data",
+    "list_localizers",
+    "load_localizer",
     "load_manifests",
     "load_responses",
     "load_stimuli",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from topobrain._checks import DataFileError
 from topobrain.models.directories import wrap_tokenizer
 from topobrain.store import fetch
-
-END_OF_TEXT = "<|endoftext|>"
+from topobrain.store.gpt2_tokenizer import END_OF_TEXT, read_gpt2_bpe
 
 
 def load_gpt2_bpe() -> Any:
@@ -19,15 +17,7 @@ def load_gpt2_bpe() -> Any:
     DataFileError
         Its files are not in the store, or are damaged.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    return wrap_tokenizer(read_gpt2_bpe(fetch("gpt2_bpe")), {"eos_token": END_OF_TEXT})
 
-    files = fetch("gpt2_bpe")
-    try:
-        model = models.BPE.from_file(str(files["vocab.json"]), str(files["merges.txt"]))
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise DataFileError(f"cannot read GPT-2's BPE from {files['vocab.json'].parent}: {error}") from error
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([END_OF_TEXT])
-    return wrap_tokenizer(tokenizer, {"eos_token": END_OF_TEXT})
+
+__all__ = ["END_OF_TEXT", "load_gpt2_bpe"]
