@@ -32,7 +32,7 @@ def run(config: Config, model: tb.Model | None = None) -> list[Path]:
     responses = tb.load_responses(config.responses)
     activations = tb.extract(model, responses.stimuli, pooling=config.pooling)
     scores = encode(config, activations, responses)
-    spatial = tb.topography(activations, n_null=config.n_null, seed=config.seed)
+    spatial = tb.topography(activations, measures=["generic"], n_null=config.n_null, seed=config.seed)
     label = file_label(model.name)
     return [
         scores.save(config.out / f"encoding_{label}.nc"),

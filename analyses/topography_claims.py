@@ -167,7 +167,9 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """Return t_g of every layer beside its layout null and its untrained value."""
     found = [
-        tb.topography(tb.extract(model, stimuli, layers=list(layers), cache=False), n_null=count).summary()
+        tb.topography(
+            tb.extract(model, stimuli, layers=list(layers), cache=False), measures=["generic"], n_null=count
+        ).summary()
         for model, count in ((trained, n_null), (untrained, 2))
     ]
     before = found[1].set_index("layer")["value"]

@@ -74,7 +74,9 @@ def run(config: Config, tell: Callable[[str], None] = print) -> Path:
         activations = tb.extract(model, stimuli, layers=list(layers))
         label = model.name.replace(" ", "_").replace(":", "-")
         tb.localize(activations, contrast, n_null=config.n_null, seed=config.seed).save(out / f"selectivity_{label}.nc")
-        tb.topography(activations, seed=config.seed).save(out / f"topography_{label}.nc")
+        tb.topography(activations, measures=["generic"], n_null=100, seed=config.seed).save(
+            out / f"topography_{label}.nc"
+        )
     drawing = importlib.import_module("figures.fig6_topographic_pair").draw(out)  # figures lie above analyses
     return Path(importlib.import_module("figures.style").save(drawing, out / "figures", "fig6_topographic_pair"))
 

@@ -29,6 +29,9 @@ _NAMES = {
     "load_stimuli": "topobrain.data",
     "load_responses": "topobrain.data",
     "load_text": "topobrain.data",
+    "load_localizer": "topobrain.data",
+    "list_localizers": "topobrain.data",
+    "load_surface": "topobrain.data.surfaces",
     "list_data": "topobrain.data",
     "extract": "topobrain.extract",
     "localize": "topobrain.selectivity",
@@ -37,6 +40,8 @@ _NAMES = {
     "Profile": "topobrain.selectivity",
     "topography": "topobrain.topography",
     "Topography": "topobrain.topography",
+    "cortical_topography": "topobrain.topography",
+    "distance_curve": "topobrain.topography",
     "encode": "topobrain.encoding",
     "Encoding": "topobrain.encoding",
 }
@@ -82,9 +87,12 @@ if TYPE_CHECKING:
     from topobrain import training as training
     from topobrain.activations import Activations as Activations
     from topobrain.data import list_data as list_data
+    from topobrain.data import list_localizers as list_localizers
+    from topobrain.data import load_localizer as load_localizer
     from topobrain.data import load_responses as load_responses
     from topobrain.data import load_stimuli as load_stimuli
     from topobrain.data import load_text as load_text
+    from topobrain.data.surfaces import load_surface as load_surface
     from topobrain.encoding import Encoding as Encoding
     from topobrain.encoding import encode as encode
     from topobrain.extract import extract as extract
@@ -104,4 +112,6 @@ if TYPE_CHECKING:
     from topobrain.stimuli import Contrast as Contrast
     from topobrain.stimuli import StimulusSet as StimulusSet
     from topobrain.topography import Topography as Topography
+    from topobrain.topography import cortical_topography as cortical_topography
+    from topobrain.topography import distance_curve as distance_curve
     from topobrain.topography import topography as topography

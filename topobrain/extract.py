@@ -401,7 +401,7 @@ def _write_piece(path: Path, values: np.ndarray, rows: Rows) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as stream:
-            np.savez(stream, values=values, **rows.arrays())
+            np.savez(stream, allow_pickle=False, values=values, **rows.arrays())
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

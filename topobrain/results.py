@@ -27,6 +27,7 @@ KINDS = {
     "selectivity": "topobrain.selectivity:Selectivity",
     "profile": "topobrain.selectivity:Profile",
     "topography": "topobrain.topography:Topography",
+    "distance_curve": "topobrain.topography:DistanceCurve",
     "encoding": "topobrain.encoding:Encoding",
     "training": "topobrain.training.log:TrainingLog",
 }

@@ -33,10 +33,26 @@ stats.permutation_null(X, Y, folds, np.ones((3, 3)), roi, n_permutations=5)
 stats.morans_i(rng.standard_normal(30), sheet); stats.morans_i(rng.standard_normal((2, 30)), sheet)
 stats.layout_null(rng.standard_normal(30), sheet, n_null=5); stats.layout_permutations(5, 3)
 stats.generic_topography(rng.standard_normal((9, 30)), sheet); stats.compare_with_null(1.0, X[0])
+torus = Sheet.grid(5, 6, wrapped=True)
+V, M = rng.standard_normal((20, 30)), rng.standard_normal((3, 30))
+C = np.corrcoef(V.T)
+stats.generic_topography(V, sheet, n_pairs=50); stats.generic_topography_by_radius(V, sheet, form="ratio")
+stats.generic_topography_null(V, sheet, n_null=3)
+stats.distance_curve(C, sheet); stats.distance_curve_null(C, sheet, n_null=3)
+stats.response_correlation_curve(V, sheet); stats.response_correlation_curve_null(V, sheet, n_null=3)
+stats.selectivity_difference_curve(M, sheet); stats.selectivity_difference_curve_null(M[0], sheet, n_null=3)
+stats.smoothness_tdann(M, sheet); stats.smoothness_tdann(M[0], sheet, n_samples=2)
+stats.smoothness_tdann_null(M[0], sheet, n_null=3)
+stats.smoothness_toponets(V, sheet); stats.smoothness_toponets_null(V, sheet, n_null=3)
+stats.radial_power(M, sheet); stats.spectral_centroid(M[0], sheet); stats.low_frequency_share(M, sheet, below=0.2)
+stats.window_entropy(rng.integers(0, 3, (2, 30)), sheet, window=3)
+stats.ssim(M[0], M, sheet); stats.map_correlation(M[0], M[1])
+stats.map_similarity_null(M[0], M[1], torus, measure="ssim", null="torus")
+stats.participation_ratio(V); stats.rank_matched_null(V, 3, n_null=3); stats.project_rank(V, 2)
 print("right shapes pass")
 wrong = [
     lambda: stats.welch_t(X, Y), lambda: stats.column_correlation(X, Y), lambda: stats.noise_ceiling(X),
-    lambda: stats.layout_null(X, sheet), lambda: stats.ridge_cv(X, Y[0], alphas=[1.0]), lambda: stats.fdr_bh("p"),
+    lambda: stats.participation_ratio(X[0]), lambda: stats.ridge_cv(X, Y[0], alphas=[1.0]), lambda: stats.fdr_bh("p"),
 ]
 for call in wrong:
     try:

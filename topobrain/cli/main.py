@@ -14,9 +14,10 @@ import tyro
 
 from topobrain._checks import TopobrainError
 from topobrain.cli.reports import Report, Reproduce
+from topobrain.cli.selectivity import Localize, Topography
 from topobrain.cli.stores import Data, Doctor, Models
 from topobrain.cli.training import Train
-from topobrain.cli.verbs import Encode, Extract, Localize
+from topobrain.cli.verbs import Encode, Extract
 
 Command = (
     Annotated[Models, tyro.conf.subcommand("models")]
@@ -24,6 +25,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Extract, tyro.conf.subcommand("extract")]
     | Annotated[Localize, tyro.conf.subcommand("localize")]
+    | Annotated[Topography, tyro.conf.subcommand("topography")]
     | Annotated[Encode, tyro.conf.subcommand("encode")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Report, tyro.conf.subcommand("report")]

@@ -70,10 +70,11 @@ class Models:
 
 @dataclass(frozen=True)
 class Data:
-    """List, fetch or verify data sets."""
+    """List, fetch or verify data sets; list the localizers."""
 
-    action: tyro.conf.Positional[Literal["list", "fetch", "verify"]] = "list"
-    """list: what there is, and what of it is verified here. fetch: download. verify: check every file's hash."""
+    action: tyro.conf.Positional[Literal["list", "localizers", "fetch", "verify"]] = "list"
+    """list: what there is, and what of it is verified here. localizers: stimuli with their contrasts, by name. fetch:
+    download. verify: check every file's hash."""
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """Data sets to fetch or verify (verify: all that are there, if none is named)."""
     as_json: Json = False
@@ -90,6 +91,11 @@ class Data:
             else:
                 print(f"store: {store_directory()}")
                 print_rows(table[["name", "kind", "access", "status", "megabytes", "title"]].to_dict("records"), False)
+            return 0
+        if self.action == "localizers":
+            from topobrain.data import list_localizers
+
+            print_rows(list_localizers().to_dict("records"), self.as_json)
             return 0
         if self.action == "fetch":
             if not self.names:

@@ -1,4 +1,4 @@
-"""Verbs that run a model: extract, localize, encode."""
+"""Verbs that run a model for its activations or its encoding scores: extract, encode. What they share."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Extraction:
     """Layers separated by commas, or "all"."""
     pooling: Literal["mean", "last"] = "mean"
     """Mean over the tokens of all words, or the last such token."""
+    max_tokens: int | None = None
+    """Count only the first so many word tokens of each text (default: all)."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 is faster and a little less exact."""
     device: str = "auto"
@@ -63,6 +65,7 @@ class Extraction:
                 stimuli,
                 layers=self.chosen(),
                 pooling=self.pooling,
+                max_tokens=self.max_tokens,
                 precision=self.precision,
                 batch_tokens=self.batch_tokens,
                 cache=self.cache,
@@ -99,44 +102,6 @@ class Extract(Extraction):
         model = self.load()
         path = self.target("activations", model.name, stimuli.name)
         result = self.activations(model, stimuli)
-        return finish(result, path, self.as_json)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Localize(Extraction):
-    """Find the units that prefer one condition, and test the patchiness of their map against its layout null."""
-
-    stimuli: str = "langloc"
-    """A stimulus set with conditions, e.g. langloc or simulated-langloc."""
-    on: str = "sentence"
-    """Condition(s) preferred, separated by commas."""
-    off: str = "nonword"
-    """Condition(s) compared with, separated by commas."""
-    by: str = "condition"
-    """Column of the conditions."""
-    test: Literal["welch", "student"] = "welch"
-    """Welch's t (unequal variances) or Student's."""
-    smooth: float | None = None
-    """Smooth activations over the sheet first, full width at half maximum in grid steps."""
-    n_null: int = 1000
-    """Layout permutations."""
-    seed: int = 0
-    """Seed of the permutations."""
-
-    def run(self) -> int:
-        """Localize and save."""
-        import topobrain as tb
-
-        on, off = (tuple(part.strip() for part in side.split(",")) for side in (self.on, self.off))
-        contrast = tb.Contrast(f"{self.on} - {self.off}", on=on, off=off, by=self.by)
-        stimuli = tb.load_stimuli(self.stimuli)
-        contrast.masks(stimuli.column(self.by))  # a wrong condition is told before the model runs
-        model = self.load()
-        path = self.target("selectivity", model.name, stimuli.name)
-        activations = self.activations(model, stimuli)
-        result = tb.localize(
-            activations, contrast, test=self.test, smooth=self.smooth, n_null=self.n_null, seed=self.seed
-        )
         return finish(result, path, self.as_json)
 
 

@@ -1,36 +1,173 @@
 """Statistics on plain arrays: contrasts, ridge regression, folds, ceilings, resampling, spatial statistics and nulls."""
 
 from topobrain.stats.ceiling import noise_ceiling, spearman_brown
-from topobrain.stats.contrast import TMap, fdr_bh, select_top, student_t, welch_t
+from topobrain.stats.clusters import Clusters, connected_clusters, grow_clusters, radius_until_all, threshold_patches
+from topobrain.stats.contrast import (
+    PUBLISHED_TTESTS,
+    TMap,
+    TTest,
+    fdr_bh,
+    signed_log_p,
+    student_t,
+    t_from_moments,
+    welch_t,
+)
 from topobrain.stats.correlation import column_correlation
+from topobrain.stats.dimensionality import participation_ratio, project_rank, rank_matched_null
 from topobrain.stats.folds import Folds, duplicate_groups, make_folds, merge_groups
-from topobrain.stats.nulls import NullTest, compare_with_null, layout_permutations
+from topobrain.stats.generic_topography import (
+    TopographyByRadius,
+    generic_topography,
+    generic_topography_by_radius,
+    generic_topography_null,
+    generic_topography_null_by_radius,
+)
+from topobrain.stats.islands import Islands, island_layout_null, island_morans_i
+from topobrain.stats.label_permutations import (
+    PermutedT,
+    label_permutation_test,
+    permuted_labels,
+    permuted_t_maps,
+)
+from topobrain.stats.map_similarity import map_correlation, map_similarity_null, ssim
+from topobrain.stats.moments import Moments, Side, StreamedMoments, group_moments
+from topobrain.stats.morans import layout_null, morans_i, morans_i_test, spatial_weights
+from topobrain.stats.nulls import (
+    NullTest,
+    PermutationProducts,
+    compare_with_null,
+    layout_permutations,
+    product_permutations,
+    smoothing_floor,
+    torus_shifts,
+    torus_test,
+)
 from topobrain.stats.resampling import bootstrap_correlation, permutation_null
 from topobrain.stats.ridge import RidgeFit, ridge_cv
-from topobrain.stats.spatial import generic_topography, generic_topography_null, layout_null, morans_i
+from topobrain.stats.selection import random_like, select_band, select_top
+from topobrain.stats.smoothness import (
+    Curve,
+    DistanceBins,
+    distance_bins,
+    distance_curve,
+    distance_curve_null,
+    response_correlation_curve,
+    response_correlation_curve_null,
+    selectivity_difference_curve,
+    selectivity_difference_curve_null,
+    smoothness_tdann,
+    smoothness_tdann_null,
+    smoothness_toponets,
+    smoothness_toponets_null,
+)
+from topobrain.stats.spectrum import (
+    RadialSpectrum,
+    low_frequency_share,
+    radial_power,
+    spectral_centroid,
+    window_entropy,
+)
+from topobrain.stats.surface_nulls import (
+    NearestUnits,
+    Variogram,
+    nearest_by_coordinates,
+    nearest_by_distance,
+    random_rotations,
+    spin_correlation,
+    spin_permutations,
+    spun,
+    variogram,
+    variogram_surrogates,
+)
 
 __all__ = [
+    "Clusters",
+    "Curve",
+    "DistanceBins",
     "Folds",
+    "Islands",
+    "Moments",
+    "NearestUnits",
     "NullTest",
+    "PUBLISHED_TTESTS",
+    "PermutationProducts",
+    "PermutedT",
+    "RadialSpectrum",
     "RidgeFit",
+    "Side",
+    "StreamedMoments",
     "TMap",
+    "TTest",
+    "TopographyByRadius",
+    "Variogram",
     "bootstrap_correlation",
     "column_correlation",
     "compare_with_null",
+    "connected_clusters",
+    "distance_bins",
+    "distance_curve",
+    "distance_curve_null",
     "duplicate_groups",
     "fdr_bh",
     "generic_topography",
+    "generic_topography_by_radius",
     "generic_topography_null",
+    "generic_topography_null_by_radius",
+    "group_moments",
+    "grow_clusters",
+    "island_layout_null",
+    "island_morans_i",
+    "label_permutation_test",
     "layout_null",
     "layout_permutations",
+    "low_frequency_share",
     "make_folds",
+    "map_correlation",
+    "map_similarity_null",
     "merge_groups",
     "morans_i",
+    "morans_i_test",
+    "nearest_by_coordinates",
+    "nearest_by_distance",
     "noise_ceiling",
+    "participation_ratio",
     "permutation_null",
+    "permuted_labels",
+    "permuted_t_maps",
+    "product_permutations",
+    "project_rank",
+    "radial_power",
+    "radius_until_all",
+    "random_like",
+    "random_rotations",
+    "rank_matched_null",
+    "response_correlation_curve",
+    "response_correlation_curve_null",
     "ridge_cv",
+    "select_band",
     "select_top",
+    "selectivity_difference_curve",
+    "selectivity_difference_curve_null",
+    "signed_log_p",
+    "smoothing_floor",
+    "smoothness_tdann",
+    "smoothness_tdann_null",
+    "smoothness_toponets",
+    "smoothness_toponets_null",
+    "spatial_weights",
     "spearman_brown",
+    "spectral_centroid",
+    "spin_correlation",
+    "spin_permutations",
+    "spun",
+    "ssim",
     "student_t",
+    "t_from_moments",
+    "threshold_patches",
+    "torus_shifts",
+    "torus_test",
+    "variogram",
+    "variogram_surrogates",
     "welch_t",
+    "window_entropy",
 ]

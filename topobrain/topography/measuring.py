@@ -1,85 +1,428 @@
-"""topography: how far units that behave alike lie together, each measure beside its matched null."""
+"""topography: measures of maps and of responses on a sheet, each beside its nulls."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from topobrain._checks import InputError, require_choice
+from topobrain._checks import InputError, require_choice, unknown
 from topobrain.activations import Activations
-from topobrain.results import Result
+from topobrain.selectivity.result import Selectivity
+from topobrain.selectivity.t_maps import Recipe, Sides, label_null_maps, layout_null_maps, recipe_of, varies
 from topobrain.sheet import Sheet
+from topobrain.stats.islands import island_layout_null, island_morans_i
+from topobrain.stats.map_similarity import map_similarity_null
 from topobrain.stats.nulls import compare_with_null
-from topobrain.stats.spatial import generic_topography, generic_topography_null
+from topobrain.stimuli import Contrast
+from topobrain.topography.measures import DEFAULT, MEASURES, Measure
+from topobrain.topography.result import ALL_STIMULI, Cells, Topography
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-COLUMNS = ("value", "null_mean", "null_sd", "z", "p", "corrected")
-
-
-class Topography(Result):
-    """Topography statistics ``value null_mean null_sd z p corrected (measure, layer)``; NaN without a layout.
-
-    ``p`` counts null values at least as high, with the +1 rule; ``corrected`` is (value - null) / (1 - null).
-    """
-
-    kind: ClassVar[str] = "topography"
-    schema: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(COLUMNS, ("measure", "layer"))
-
-    def summary(self) -> pd.DataFrame:
-        """Return one row a measure and layer."""
-        return self.data[list(COLUMNS)].to_dataframe().reset_index()
+NULLS = ("layout", "torus", "labels", "rank")
+"""Units change places; a map is shifted round the torus; stimuli change sides; responses of a lower rank."""
 
 
 def topography(
-    activations: Activations,
+    result: Selectivity | Activations,
     *,
-    measures: Sequence[Literal["generic"]] = ("generic",),
-    n_null: int = 100,
+    activations: Activations | None = None,
+    against: Selectivity | str | None = None,
+    twin: Activations | None = None,
+    measures: Sequence[str] | None = None,
+    nulls: Sequence[str] = ("layout", "torus"),
+    references: Mapping[str, Topography | Sequence[Topography]] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    n_null: int = 1000,
     seed: int = 0,
 ) -> Topography:
-    """Measure the topography of activations against the same units with their places permuted.
-
-    The Moran's I of a *map* comes with the map: see `localize`.
+    """Measure the topography of t-maps and of responses, and what each measure would be by chance.
 
     Parameters
     ----------
+    result
+        t-maps from `localize`, or activations.
     activations
-        Activations (stimulus, unit) of one or more layers.
+        The activations behind the t-maps: needed for measures of responses, for the null ``"labels"``, and where the maps
+        were smoothed (units must change places before smoothing).
+    against
+        Other t-maps of the same layers and contrasts (another half, another model), or the name of one of the contrasts:
+        what ``"ssim"`` and ``"map_correlation"`` compare with.
+    twin
+        Activations of the non-topographic twin for the same stimuli: those that the null ``"rank"`` projects (default: the
+        activations themselves).
     measures
-        ``"generic"``: the generic topography statistic t_g (`topobrain.stats.generic_topography`).
+        Names from `MEASURES`; by default those of ``morans_i``, ``generic``, ``smoothness_tdann`` and
+        ``smoothness_toponets`` that what is given allows.
+    nulls
+        ``"layout"``: units change places. ``"torus"``: one of two maps is shifted to every place of a wrapped sheet, which
+        keeps its smoothness exactly; it speaks on the agreement of two maps only. ``"labels"``: stimuli change sides, units
+        keep places and correlations: is this contrast more patchy than any. ``"rank"``: for ``participation_ratio``,
+        responses on random subspaces of as many dimensions as ``options={"participation_ratio": {"rank": r}}`` says. A
+        null that says nothing on a measure leaves it out.
+    references
+        Topography of other models, measured alike: ``{"untrained": ..., "twin": [...]}``. Each stands beside the values
+        as one more null, over as many models as it has.
+    options
+        Options of single measures by name, e.g. ``{"smoothness_tdann": {"n_bins": 9}}``.
     n_null
-        Layout permutations, at least 2.
+        Draws of each null; 0 measures without nulls (for a reference; such a result supports no claim and is not drawn).
     seed
-        Seed of the permutations.
+        Seed of the nulls.
+
+    Returns
+    -------
+    Topography
+
+    Raises
+    ------
+    InputError
+        A measure that needs what was not given, layers that do not match, a map without a null that was asked for.
+
+    Examples
+    --------
+    >>> from topobrain.stimuli import StimulusSet
+    >>> rng = np.random.default_rng(0)
+    >>> acts = Activations.from_arrays({"l": rng.standard_normal((40, 36))}, StimulusSet([f"t{i}" for i in range(40)]),
+    ...                                sheets={"l": Sheet.grid(6, 6)})
+    >>> table = topography(acts, measures=["generic"], n_null=19).summary()
+    >>> bool(abs(table.z[0]) < 3)
+    True
     """
-    names = list(measures)
-    for name in names:
-        require_choice("topography measure", name, ("generic",))
+    given = _Given.of(result, activations, against, twin)
+    chosen = _chosen(measures, given)
+    asked = list(dict.fromkeys(nulls))
+    for name in asked:
+        require_choice("null", name, NULLS)
+    if n_null < 0 or n_null == 1 or seed < 0:
+        raise InputError(f"n_null must be 0 (no null) or at least 2, and seed at least 0; got {n_null} and {seed}")
+    settings = {name: dict(fields) for name, fields in (options or {}).items()}
+    for name in settings:
+        if name not in chosen:
+            raise unknown("measure with options", name, chosen, "(of those measured here)")
+    beside = references or {}
+    contrasts = [*given.contrasts, *([ALL_STIMULI] if any(MEASURES[m].needs == "responses" for m in chosen) else [])]
+    cells = Cells(chosen, given.layers, contrasts, [*(asked if n_null else []), *beside])
+    for layer in given.layers:
+        for name in chosen:
+            measure, extra = MEASURES[name], settings.get(name, {})
+            if measure.needs == "responses":
+                _measure_responses(cells, given, layer, name, measure, extra, asked, n_null, seed)
+        if "island_morans_i" in chosen and given.sheet(layer).has_layout:
+            _measure_islands(cells, given, layer, settings.get("island_morans_i", {}), asked, n_null, seed)
+        on_maps = [name for name in chosen if MEASURES[name].needs in ("map", "two maps")]
+        if on_maps and given.sheet(layer).has_layout:
+            _measure_maps(cells, given, layer, on_maps, settings, asked, n_null, seed)
+    for name, others in beside.items():
+        _set_beside(cells, name, several(others))
+    variables, coords = cells.dataset()
+    fields = {key: value for key, value in result.provenance.items() if key != "versions"}
+    fields["topography"] = {
+        "measures": chosen, "nulls": asked, "options": settings, "n_null": n_null, "seed": seed,
+        "references": {name: _names(others) for name, others in beside.items()},
+        "against": against.provenance if isinstance(against, Selectivity) else against,
+    }  # fmt: skip
+    return Topography(xr.Dataset(variables, coords=coords, attrs=Topography.attributes(fields)))
+
+
+class _Given:
+    """What there is to measure: t-maps, activations, or both, and maps to compare with."""
+
+    def __init__(
+        self, maps: Selectivity | None, activations: Activations | None, against: Selectivity | str | None,
+        twin: Activations | None,
+    ) -> None:  # fmt: skip
+        self.maps, self.activations, self.against, self.twin = maps, activations, against, twin
+
+    @classmethod
+    def of(
+        cls, result: Selectivity | Activations, activations: Activations | None, against: Selectivity | str | None,
+        twin: Activations | None,
+    ) -> _Given:  # fmt: skip
+        if isinstance(result, Activations):
+            if activations is not None or against is not None:
+                raise InputError("activations= and against= go with t-maps: topography(localize(...), activations=...)")
+            return cls(None, result, None, twin)
+        if not isinstance(result, Selectivity):
+            raise InputError(
+                f"topography measures t-maps (localize) or activations (extract), got {type(result).__name__}; for a "
+                "cortical map use cortical_topography"
+            )
+        if activations is not None:
+            _require_origin(result, activations)
+        if isinstance(against, str):
+            result.contrast(against)
+        elif against is not None:
+            for layer in result.layers:
+                if against.sheet(layer).n_units != result.sheet(layer).n_units:
+                    raise InputError(f"layer {layer!r} has other units in the maps to compare with")
+        return cls(result, activations, against, twin)
+
+    @property
+    def source(self) -> Selectivity | Activations:
+        found = self.maps if self.maps is not None else self.activations
+        assert found is not None
+        return found
+
+    @property
+    def layers(self) -> list[str]:
+        return self.source.layers
+
+    @property
+    def contrasts(self) -> list[str]:
+        return self.maps.contrasts if self.maps is not None else []
+
+    def sheet(self, layer: str) -> Sheet:
+        return self.source.sheet(layer)
+
+    def t(self, layer: str) -> np.ndarray:
+        """Return the t-maps of a layer (contrast, unit)."""
+        assert self.maps is not None
+        return np.stack([self.maps.values(layer, contrast=name) for name in self.contrasts])
+
+    def other(self, layer: str) -> np.ndarray:
+        """Return the maps to compare with (contrast, unit)."""
+        assert self.maps is not None
+        if isinstance(self.against, str):
+            return np.stack([self.maps.values(layer, contrast=self.against)] * len(self.contrasts))
+        assert self.against is not None
+        return np.stack([self.against.values(layer, contrast=name) for name in self.contrasts])
+
+    def origin(self) -> tuple[Recipe, Sides | None]:
+        """Return how the t-maps were made, and the sides of their contrasts where the activations are there."""
+        assert self.maps is not None
+        fields = self.maps.provenance["localize"]
+        recipe = recipe_of(fields)
+        if self.activations is None:
+            return recipe, None
+        contrasts = [Contrast(c["name"], tuple(c["on"]), tuple(c["off"]), c["by"]) for c in fields["contrasts"]]
+        return recipe, Sides.of(self.activations, contrasts)
+
+
+def _require_origin(maps: Selectivity, activations: Activations) -> None:
+    """Raise unless the activations can be those behind the maps."""
+    for layer in maps.layers:
+        if layer not in activations.layers:
+            raise unknown("layer", layer, activations.layers, "(in the activations)")
+        if activations.sheet(layer) != maps.sheet(layer):
+            raise InputError(f"layer {layer!r} has another sheet in the activations than in the t-maps")
+    for part, field, what in (("model", "weights_sha256", "model"), ("stimuli", "sha256", "stimuli")):
+        here, there = (one.provenance.get(part, {}).get(field) for one in (maps, activations))
+        if here is not None and there is not None and here != there:
+            raise InputError(f"the activations are not those behind the t-maps: another {what}")
+
+
+def _chosen(measures: Sequence[str] | None, given: _Given) -> list[str]:
+    """Return the measures asked for, or the default ones that what is given allows."""
+    missing = {
+        "map": None if given.maps is not None else "t-maps: localize the activations first",
+        "t and p": None if given.maps is not None else "t-maps: localize the activations first",
+        "responses": None if given.activations is not None else "responses: pass activations=",
+        "two maps": None if given.against is not None else "a second map: pass against=",
+    }
+    if measures is None:
+        return [name for name in DEFAULT if missing[MEASURES[name].needs] is None]
+    names = list(dict.fromkeys([measures] if isinstance(measures, str) else measures))
     if not names:
-        raise InputError("no topography measure was asked for")
-    sheets = activations.sheets
-    found = np.full((len(COLUMNS), len(names), len(sheets)), np.nan)
-    for column, (layer, sheet) in enumerate(sheets.items()):
-        if sheet.has_layout:
-            found[:, 0, column] = _generic(activations.values(layer), sheet, n_null, seed)
-    fields = {key: value for key, value in activations.provenance.items() if key != "versions"}
-    fields["topography"] = {"measures": names, "null": "layout", "n_null": n_null, "seed": seed}
-    data = xr.Dataset(
-        {name: (("measure", "layer"), found[index]) for index, name in enumerate(COLUMNS)},
-        coords={
-            "measure": ("measure", np.array(names, dtype=object)),
-            "layer": ("layer", np.array(list(sheets), dtype=object)),
-        },
-        attrs=Topography.attributes(fields),
-    )
-    return Topography(data)
+        raise InputError(f"no topography measure was asked for; there are {', '.join(MEASURES)}")
+    for name in names:
+        if name not in MEASURES:
+            raise unknown("topography measure", name, list(MEASURES))
+        lack = missing[MEASURES[name].needs]
+        if lack is not None:
+            raise InputError(f"measure {name!r} needs {lack}")
+    return names
 
 
-def _generic(values: np.ndarray, sheet: Sheet, n_null: int, seed: int) -> tuple[float, ...]:
-    null = generic_topography_null(values, sheet, n_null=n_null, seed=seed)
-    return tuple(compare_with_null(generic_topography(values, sheet), null))
+def said(measure: Measure, value: float, null: np.ndarray) -> dict[str, float]:
+    """Return what draws of a null say of a value."""
+    draws = np.asarray(null, dtype=np.float64)
+    draws = draws[np.isfinite(draws)]
+    if draws.size < 2 or not np.isfinite(value):
+        return dict.fromkeys(("null_mean", "null_sd", "z", "p", "corrected", "null_low", "null_high"), np.nan) | {
+            "n_null": float(draws.size)
+        }
+    found = compare_with_null(value, draws, alternative="two-sided" if measure.two_sided else "greater")
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {
+        "null_mean": found.null_mean, "null_sd": found.null_sd, "z": found.z, "p": found.p,
+        "corrected": found.corrected if measure.bounded else np.nan,
+        "null_low": float(low), "null_high": float(high), "n_null": float(draws.size),
+    }  # fmt: skip
+
+
+def _measure_responses(
+    cells: Cells, given: _Given, layer: str, name: str, measure: Measure, options: Mapping[str, Any],
+    nulls: Sequence[str], n_null: int, seed: int,
+) -> None:  # fmt: skip
+    assert given.activations is not None
+    sheet = given.sheet(layer)
+    if "rank" in measure.nulls:  # of responses alone: no places are needed
+        values = given.activations.values(layer)
+        own = {key: value for key, value in options.items() if key != "rank"}
+        value = float(measure.of(values, **own))
+        cells.set(name, layer, ALL_STIMULI, value=value)
+        if n_null and "rank" in nulls and measure.null is not None:
+            if "rank" not in options:
+                raise InputError(f"the rank null of {name!r} needs options={{{name!r}: {{'rank': ...}}}}")
+            projected = values if given.twin is None else given.twin.values(layer)
+            draws = measure.null(projected, options["rank"], n_null=n_null, seed=seed)
+            cells.set(name, layer, ALL_STIMULI, null="rank", said=said(measure, value, draws))
+        return
+    if not sheet.has_layout:
+        return
+    values = given.activations.values(layer)
+    value = float(measure.of(values, sheet, **options))
+    cells.set(name, layer, ALL_STIMULI, value=value)
+    if n_null and "layout" in nulls and measure.null is not None:
+        draws = measure.null(values, sheet, n_null=n_null, seed=seed, **options)
+        cells.set(name, layer, ALL_STIMULI, null="layout", said=said(measure, value, draws))
+
+
+def _measure_maps(
+    cells: Cells, given: _Given, layer: str, names: Sequence[str], settings: Mapping[str, Mapping[str, Any]],
+    nulls: Sequence[str], n_null: int, seed: int,
+) -> None:  # fmt: skip
+    """Measure one layer's maps, and every null map of each null once for all measures."""
+    t, sheet = given.t(layer), given.sheet(layer)
+    usable = np.flatnonzero([varies(one) for one in t])
+    if usable.size < len(t):
+        left = [name for row, name in enumerate(given.contrasts) if row not in usable]
+        warnings.warn(f"layer {layer!r} does not vary in {left}: no topography is measured there", stacklevel=3)
+    if usable.size == 0:
+        return
+    pairs = given.other(layer)[usable] if any(MEASURES[name].needs == "two maps" for name in names) else None
+
+    def measured(name: str, maps: np.ndarray) -> np.ndarray:
+        """Return one value a map (map, contrast) of maps (map, contrast, unit)."""
+        measure, options = MEASURES[name], settings.get(name, {})
+        if measure.needs == "two maps":
+            assert pairs is not None
+            columns = [measure.of(maps[:, c], pairs[c], sheet, **options) for c in range(maps.shape[1])]
+        else:
+            columns = [measure.of(maps[:, c], sheet, **options) for c in range(maps.shape[1])]
+        return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+
+    values = {name: measured(name, t[usable][None])[0] for name in names}
+    for name in names:
+        for column, row in enumerate(usable):
+            cells.set(name, layer, given.contrasts[row], value=float(values[name][column]))
+    if not n_null:
+        return
+    for null in nulls:
+        speaks = [name for name in names if null in MEASURES[name].nulls]
+        if not speaks:
+            continue
+        if null == "torus":
+            if not sheet.wrapped:
+                continue  # an open sheet cannot be shifted without tearing maps at its border
+            if settings.get("ssim"):
+                raise InputError("the torus null of 'ssim' is drawn with its default window: leave its options out")
+            draws = {name: _torus_draws(name, t[usable], pairs, sheet) for name in speaks}
+        else:
+            maps = _null_maps(null, given, layer, t, n_null, seed)
+            collected: dict[str, list[np.ndarray]] = {name: [] for name in speaks}
+            for block in maps:
+                for name in speaks:
+                    collected[name].append(measured(name, block[:, usable]))
+            draws = {name: np.concatenate(parts) for name, parts in collected.items()}
+        for name in speaks:
+            for column, row in enumerate(usable):
+                found = said(MEASURES[name], float(values[name][column]), draws[name][:, column])
+                cells.set(name, layer, given.contrasts[row], null=null, said=found)
+
+
+def _measure_islands(
+    cells: Cells, given: _Given, layer: str, options: Mapping[str, Any], nulls: Sequence[str], n_null: int, seed: int
+) -> None:
+    """Measure Moran's I inside islands of significant units; the null goes through the same selection."""
+    assert given.maps is not None
+    recipe, _ = given.origin()
+    if recipe.smooth and "layout" in nulls and n_null:
+        raise InputError("the layout null of 'island_morans_i' is that of unsmoothed maps: localize without smooth=")
+    sheet = given.sheet(layer)
+    for contrast in given.contrasts:
+        t, p = (given.maps.values(layer, one, contrast=contrast) for one in ("t", "p"))
+        if recipe.test.alternative == "two-sided":
+            p = np.where(t > 0, p / 2, 1 - p / 2)
+        elif recipe.test.alternative == "less":
+            p = 1 - p
+        value = island_morans_i(t, p, sheet, n_null=2, seed=seed, **options).mean
+        if not np.isfinite(value):
+            continue  # no island: nothing to measure
+        cells.set("island_morans_i", layer, contrast, value=value)
+        if n_null and "layout" in nulls:
+            draws = island_layout_null(t, p, sheet, n_null=n_null, seed=seed, **options)
+            found = said(MEASURES["island_morans_i"], value, draws)
+            cells.set("island_morans_i", layer, contrast, null="layout", said=found)
+
+
+def _null_maps(null: str, given: _Given, layer: str, t: np.ndarray, n_null: int, seed: int) -> Iterator[np.ndarray]:
+    recipe, sides = given.origin()
+    if null == "layout":
+        values = given.activations.values(layer) if given.activations is not None and recipe.smooth else None
+        if recipe.smooth and values is None:
+            raise InputError(
+                "these t-maps were smoothed: units must change places before smoothing, which needs activations="
+            )
+        return layout_null_maps(
+            t, given.sheet(layer), n_null=n_null, seed=seed, values=values, sides=sides, recipe=recipe
+        )
+    if given.activations is None or sides is None:
+        raise InputError("the null 'labels' lets stimuli change sides: pass activations=")
+    return label_null_maps(given.activations.values(layer), given.sheet(layer), sides, recipe, n_null=n_null, seed=seed)
+
+
+def _torus_draws(name: str, t: np.ndarray, pairs: np.ndarray | None, sheet: Sheet) -> np.ndarray:
+    """Return the agreement (shift, contrast) of each map with its counterpart shifted to every place of the torus."""
+    assert pairs is not None
+    measure: Literal["ssim", "correlation"] = "ssim" if name == "ssim" else "correlation"
+    columns = [
+        map_similarity_null(one, other, sheet, measure=measure, null="torus")
+        for one, other in zip(t, pairs, strict=True)
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _set_beside(cells: Cells, null: str, others: Sequence[Topography]) -> None:
+    """Write what other models' values say of these, cell by cell."""
+    if not others or not all(isinstance(one, Topography) for one in others):
+        raise InputError(f"reference {null!r} must be one Topography result or a list of them, measured alike")
+    for measure in cells.names["measure"]:
+        for layer in cells.names["layer"]:
+            for contrast in cells.names["contrast"]:
+                value = cells.value[cells.place(measure, layer, contrast)]
+                if np.isfinite(value):
+                    draws = np.array([_cell(one, measure, layer, contrast, null) for one in others])
+                    cells.set(measure, layer, contrast, null=null, said=_beside(MEASURES[measure], value, draws))
+
+
+def _cell(one: Topography, measure: str, layer: str, contrast: str, null: str) -> float:
+    for axis, name in (("measure", measure), ("layer", layer), ("contrast", contrast)):
+        known = [str(v) for v in one.data[axis].values]
+        if name not in known:
+            raise unknown(f"{axis} of reference {null!r}", name, known, "Measure the reference with the same options.")
+    return float(one.data["value"].sel(measure=measure, layer=layer, contrast=contrast))
+
+
+def _beside(measure: Measure, value: float, others: np.ndarray) -> dict[str, float]:
+    """Return what one or more other models say of a value; a single one has no spread, so no z."""
+    if others.size >= 2:
+        return said(measure, value, others)
+    mean = float(others[0])
+    corrected = (value - mean) / (1 - mean) if measure.bounded and mean < 1 else np.nan
+    return {
+        "null_mean": mean, "null_sd": np.nan, "z": np.nan, "p": np.nan, "corrected": corrected,
+        "null_low": np.nan, "null_high": np.nan, "n_null": 1.0,
+    }  # fmt: skip
+
+
+def _names(others: Topography | Sequence[Topography]) -> list[str]:
+    return [one.provenance.get("model", {}).get("name", "model") for one in several(others)]
+
+
+def several(others: Topography | Sequence[Topography]) -> list[Topography]:
+    """Return one result or several as a list."""
+    return list(others) if isinstance(others, list | tuple) else [others]  # type: ignore[list-item]
