@@ -49,6 +49,8 @@ test-fast: $(VENV)/.dev ## Run the tests that take less than a few seconds each
 
 bench: $(VENV)/.dev ## Speed against peers, ratios of one run (kept in benchmarks/results)
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.topo_loss
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.localizer
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.morans
 
 check: $(VENV)/.dev ## Format, lint, types and floors
 	@$(BIN)/ruff format --check .

@@ -49,10 +49,24 @@ stats.window_entropy(rng.integers(0, 3, (2, 30)), sheet, window=3)
 stats.ssim(M[0], M, sheet); stats.map_correlation(M[0], M[1])
 stats.map_similarity_null(M[0], M[1], torus, measure="ssim", null="torus")
 stats.participation_ratio(V); stats.rank_matched_null(V, 3, n_null=3); stats.project_rank(V, 2)
+on = np.arange(24) < 10
+stats.welch_t(X[:10], X[10:], ddof=0, zero_variance="zero")
+moments = stats.group_moments(X, on.astype(int), 2)
+moments.merge(moments); moments.side(0); moments.side([0, 1]); moments.side(np.array([1]))
+stats.t_from_moments(moments.side(0), moments.side(1), test="student")
+stream = stats.StreamedMoments(2, 5); stream.add(X, on.astype(int)); stream.result()
+stats.TTest(rectify=True).of_values(X[:10], X[10:]); stats.TTest().prepare(X[0])
+stats.fdr_bh(rng.random((2, 7)), rng.integers(0, 3, (2, 7))); stats.signed_log_p(X[0], rng.random(5))
+stats.select_band(X[0], 0, 50); stats.random_like(np.array([True, False]), np.array([0, 0]), 3)
+stats.label_permutation_test(X[:10], X[10:], n_permutations=50)
+stats.label_permutation_test(X[:12], X[12:], n_permutations=50, pairs=np.tile(np.arange(12), 2))
+stats.permuted_labels(3, 4, 5); stats.permuted_t_maps(X, on, ~on, n_permutations=4)
 print("right shapes pass")
 wrong = [
     lambda: stats.welch_t(X, Y), lambda: stats.column_correlation(X, Y), lambda: stats.noise_ceiling(X),
     lambda: stats.participation_ratio(X[0]), lambda: stats.ridge_cv(X, Y[0], alphas=[1.0]), lambda: stats.fdr_bh("p"),
+    lambda: stats.group_moments(X, np.zeros(3, int), 1), lambda: stats.fdr_bh(X[0], np.zeros(2, int)),
+    lambda: stats.permuted_t_maps(X, on[1:], ~on, n_permutations=3),
 ]
 for call in wrong:
     try:

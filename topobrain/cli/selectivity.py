@@ -103,7 +103,12 @@ class Topography(Contrasting):
     measures: str | None = None
     """Measures separated by commas (default: morans_i, generic, smoothness_tdann, smoothness_toponets)."""
     nulls: str = "layout"
-    """Nulls separated by commas: layout (places permuted), labels (sides of the contrast permuted)."""
+    """Nulls separated by commas: layout (places permuted), labels (sides of the contrast permuted), torus (shifts of one of
+    two maps), rank (random subspaces, for participation_ratio)."""
+    against: str | None = None
+    """The contrast that ssim and map_correlation compare the others with."""
+    rank: int | None = None
+    """Dimensions of the rank null."""
     untrained: bool = True
     """Measure the same architecture with random weights beside it, where the model has such a variant."""
 
@@ -111,7 +116,16 @@ class Topography(Contrasting):
         """Measure and save."""
         import topobrain as tb
 
+        from topobrain.topography import MEASURES
+        from topobrain.topography.measuring import NULLS
+
+        for name in split_names(self.measures):
+            require_choice("topography measure", name, tuple(MEASURES))
+        for name in split_names(self.nulls):
+            require_choice("null", name, NULLS)
         stimuli, contrasts, label = self.compared()
+        if self.against is not None:
+            require_choice("contrast", self.against, [one.name for one in contrasts])
         self.options()
         model = self.load()
         path = self.target("topography", model.name, label)
@@ -137,7 +151,9 @@ class Topography(Contrasting):
         return tb.topography(
             self.localized(activations, contrasts, 0),
             activations=activations,
+            against=self.against,
             measures=split_names(self.measures) or None,
+            options=None if self.rank is None else {"participation_ratio": {"rank": self.rank}},
             nulls=split_names(self.nulls),
             references=references,
             n_null=n_null,
