@@ -292,3 +292,17 @@ def test_every_measure_says_where_it_comes_from_and_which_nulls_speak():
     for name, measure in MEASURES.items():
         assert measure.title, name
         assert measure.nulls, name
+
+
+def test_a_contrast_is_not_compared_with_itself():
+    labels = np.tile(["a", "b", "c"], 40)
+    acts = Activations.from_arrays(
+        {"l": np.random.default_rng(0).standard_normal((120, 144))},
+        StimulusSet([f"t{i}" for i in range(120)], {"condition": labels}),
+        sheets={"l": Sheet.grid(12, 12)},
+    )
+    maps = localize(acts, [Contrast("a - c", "a", "c"), Contrast("b - c", "b", "c")], n_null=0)
+    table = topography(maps, against="b - c", measures=["map_correlation"], n_null=19).summary()
+    assert table["contrast"].tolist() == ["a - c"]
+    a, b = (maps.values("l", contrast=name) for name in maps.contrasts)
+    assert table["value"].item() == pytest.approx(np.corrcoef(a, b)[0, 1])

@@ -111,12 +111,20 @@ def distance_curve(
             curve = selectivity_difference_curve(t, sheet, bins=bins)
             null = selectivity_difference_curve_null(t, sheet, n_null=n_null, seed=seed, bins=bins)
         low_edge, high_edge = np.percentile(null, [2.5, 97.5], axis=0)  # a bin without pairs is NaN in every draw
-        found[:, row, : bins.n_bins] = [curve.value, null.mean(axis=0), low_edge, high_edge, curve.n_pairs, curve.distance]
+        found[:, row, : bins.n_bins] = [
+            curve.value,
+            null.mean(axis=0),
+            low_edge,
+            high_edge,
+            curve.n_pairs,
+            curve.distance,
+        ]
     fields: dict[str, Any] = {key: value for key, value in result.provenance.items() if key != "versions"}
     fields["distance_curve"] = {
         "quantity": "response correlation" if isinstance(result, Activations) else "difference of t",
         "contrast": None if isinstance(result, Activations) else result.contrast(contrast),
-        "bins": [{"layer": layer, **asdict(bins)} for layer, bins in zip(wanted, every, strict=True)], "null": "layout", "n_null": n_null, "seed": seed,
+        "bins": [{"layer": layer, **asdict(bins)} for layer, bins in zip(wanted, every, strict=True)],
+        "null": "layout", "n_null": n_null, "seed": seed,
     }  # fmt: skip
     data = xr.Dataset(
         {name: (("layer", "bin"), found[index]) for index, name in enumerate(CURVE)},

@@ -190,6 +190,10 @@ class _Given:
         assert self.against is not None
         return np.stack([self.against.values(layer, contrast=name) for name in self.contrasts])
 
+    def is_itself(self, measure: str, contrast: str) -> bool:
+        """Whether a measure of two maps would compare a map with itself."""
+        return MEASURES[measure].needs == "two maps" and self.against == contrast
+
     def origin(self) -> tuple[Recipe, Sides | None]:
         """Return how the t-maps were made, and the sides of their contrasts where the activations are there."""
         assert self.maps is not None
@@ -308,6 +312,8 @@ def _measure_maps(
     values = {name: measured(name, t[usable][None])[0] for name in names}
     for name in names:
         for column, row in enumerate(usable):
+            if given.is_itself(name, given.contrasts[row]):
+                values[name][column] = np.nan
             cells.set(name, layer, given.contrasts[row], value=float(values[name][column]))
     if not n_null:
         return
@@ -330,8 +336,9 @@ def _measure_maps(
             draws = {name: np.concatenate(parts) for name, parts in collected.items()}
         for name in speaks:
             for column, row in enumerate(usable):
-                found = said(MEASURES[name], float(values[name][column]), draws[name][:, column])
-                cells.set(name, layer, given.contrasts[row], null=null, said=found)
+                if np.isfinite(values[name][column]):
+                    found = said(MEASURES[name], float(values[name][column]), draws[name][:, column])
+                    cells.set(name, layer, given.contrasts[row], null=null, said=found)
 
 
 def _measure_islands(
