@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from figures.style import PAGE_INCHES, Drawing, load_all, model_order
-from topobrain.plot.style import NULL, model_colour, model_marker, short_layer
+from topobrain.plot.style import model_colour, model_marker, null_bars, short_layer
 from topobrain.selectivity import Selectivity
 from topobrain.topography import Topography
 
@@ -38,13 +38,12 @@ def draw(results: Path) -> Drawing | None:
         for number, name in enumerate(names):
             part = numbers[(numbers.model == name) & (numbers.measure == measure)].set_index("layer").loc[layers]
             x = np.arange(len(layers)) + (number - (len(names) - 1) / 2) * 0.2
-            ax.bar(x, 4 * part.null_sd, 0.18, bottom=part.null_mean - 2 * part.null_sd, color=NULL, linewidth=0,
-                   label="layout null, mean $\\pm$ 2 sd" if number == 0 else None)  # fmt: skip
+            low, high = (np.asarray(part.null_mean + side * part.null_sd) for side in (-2, 2))
+            null_bars(ax, x, low, high, 0.18, label="layout null, mean $\\pm$ 2 sd" if number == 0 else None)
             fill = "white" if "(untrained" in name else model_colour(name)
             ax.plot(x, part.value, linestyle="none", marker=model_marker(name), color=model_colour(name), markersize=5,
                     markerfacecolor=fill, label=name)  # fmt: skip
         ax.axhline(0, color="black", linewidth=0.5)
-        ax.set_ylim(bottom=-0.12)
         ax.set_xticks(range(len(layers)), [short_layer(layer) for layer in layers], fontsize=7)
         ax.tick_params(labelsize=7)
         ax.set_title(measure, fontsize=8)

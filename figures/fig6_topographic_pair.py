@@ -24,8 +24,8 @@ def draw(results: Path) -> Drawing | None:
     stimuli = found[names[0]].provenance["stimuli"]
     figure.suptitle(
         "A topographic model, its non-topographic twin, and the topographic one untrained\n"
-        f"{stimuli['name']}, {stimuli['n_stimuli']} items; outlined: the tenth of units with the highest t; I: Moran's I "
-        "beside its layout null" + _training_line(results),
+        f"{stimuli['name']}, {stimuli['n_stimuli']} items; outlined: the tenth of units with the highest t; Moran's I "
+        "stands beside its layout null" + _training_line(results),
         fontsize=7.5,
     )
     topography = load_all(results, "topography")

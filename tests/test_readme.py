@@ -9,7 +9,7 @@ import matplotlib
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-STORY, OWN_LOOP, OWN_MODEL = (block for block in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S))
+STORY, MAPS, OWN_LOOP, OWN_MODEL = (block for block in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S))
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,15 @@ def test_the_story_without_data(store, tiny_models, tmp_path):
     assert (tmp_path / "results" / "encoding.nc").is_file()
     assert names["enc"].simulated
     assert names["lang"].simulated
+
+
+@pytest.mark.slow
+def test_maps_beside_their_nulls(store, tiny_models):
+    names = {}
+    exec(MAPS, names)
+    table = names["found"].summary()
+    assert set(table["null"]) == {"layout", "labels"}
+    assert table["p"].notna().all()
 
 
 def test_the_loss_in_a_loop_of_ones_own():

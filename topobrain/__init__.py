@@ -31,7 +31,9 @@ _NAMES = {
     "load_text": "topobrain.data",
     "load_localizer": "topobrain.data",
     "list_localizers": "topobrain.data",
-    "load_surface": "topobrain.data.surfaces",
+    "load_surface": "topobrain.data",
+    "load_parcels": "topobrain.data",
+    "load_cortical_map": "topobrain.data",
     "list_data": "topobrain.data",
     "extract": "topobrain.extract",
     "localize": "topobrain.selectivity",
@@ -88,11 +90,13 @@ if TYPE_CHECKING:
     from topobrain.activations import Activations as Activations
     from topobrain.data import list_data as list_data
     from topobrain.data import list_localizers as list_localizers
+    from topobrain.data import load_cortical_map as load_cortical_map
     from topobrain.data import load_localizer as load_localizer
+    from topobrain.data import load_parcels as load_parcels
     from topobrain.data import load_responses as load_responses
     from topobrain.data import load_stimuli as load_stimuli
+    from topobrain.data import load_surface as load_surface
     from topobrain.data import load_text as load_text
-    from topobrain.data.surfaces import load_surface as load_surface
     from topobrain.encoding import Encoding as Encoding
     from topobrain.encoding import encode as encode
     from topobrain.extract import extract as extract

@@ -1,24 +1,10 @@
 from __future__ import annotations
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 
 import topobrain as tb
 from topobrain._checks import InputError, UnknownNameError
-from topobrain.plot.style import PALETTE, UNTRAINED, model_colour, model_marker, short_layer
-
-LANGUAGE = tb.Contrast("language", on="a", off="b")
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 def activations(layers=("l.0", "l.1"), provenance=None, sheet=None):
@@ -31,10 +17,6 @@ def activations(layers=("l.0", "l.1"), provenance=None, sheet=None):
     )
 
 
-def selectivity(**options):
-    return tb.localize(activations(**options), LANGUAGE, n_null=50)
-
-
 def encoding(name="m", rois=("IFG", "MFG"), ceiling=0.8, n_permutations=50, layers=("l.0", "l.1")):
     acts = activations(layers)
     stimuli = tb.StimulusSet([f"text {i}" for i in range(24)], {"condition": ["a", "b"] * 12})
@@ -44,62 +26,6 @@ def encoding(name="m", rois=("IFG", "MFG"), ceiling=0.8, n_permutations=50, laye
         {n: acts.values(n) for n in layers}, stimuli, provenance={"model": {"name": name}}
     )
     return tb.encode(acts, responses, n_permutations=n_permutations, n_bootstrap=50, n_folds=3)
-
-
-def test_a_map_shows_the_values_on_a_symmetric_scale_with_its_null_in_words():
-    found = selectivity()
-    ax = tb.plot.sheet(found, layer="l.1")
-    image = ax.images[0]
-    assert np.allclose(image.get_array(), found.sheet("l.1").to_image(found.values("l.1")))
-    low, high = image.get_clim()
-    assert low == -high
-    row = found.summary().set_index("layer").loc["l.1"]
-    assert f"{row.morans_i:.2f}".replace("-0.00", "0.00") in ax.get_title()
-    assert "null" in ax.get_title()
-    assert "grid steps" in ax.get_xlabel()
-
-
-def test_all_layers_share_one_scale():
-    axes = tb.plot.sheet(selectivity())
-    assert len(axes) == 2
-    assert axes[0].images[0].get_clim() == axes[1].images[0].get_clim()
-
-
-def test_the_outline_surrounds_exactly_the_top_units():
-    found = selectivity()
-    assert len(tb.plot.sheet(found, layer="l.0", outline=1).lines) == 4
-    assert len(tb.plot.sheet(found, layer="l.0", outline=None).lines) == 0
-
-
-def test_a_map_without_null_says_that_it_shows_no_topography():
-    found = tb.localize(activations(), LANGUAGE, n_null=0)
-    assert "says nothing on topography" in tb.plot.sheet(found, layer="l.0").get_title()
-
-
-def test_simulated_stands_in_the_title_if_and_only_if_the_data_are():
-    assert "(simulated)" in tb.plot.sheet(selectivity(provenance={"simulated": True}), layer="l.0").get_title()
-    assert "(simulated)" not in tb.plot.sheet(selectivity(), layer="l.0").get_title()
-
-
-def test_units_without_a_layout_cannot_be_drawn():
-    found = selectivity(sheet=tb.Sheet.none(20))
-    with pytest.raises(InputError, match="no layer of this result has a layout"):
-        tb.plot.sheet(found)
-    with pytest.raises(InputError, match="needs a layout"):
-        tb.plot.sheet(found, layer="l.0")
-
-
-def test_holes_of_the_grid_stay_empty():
-    ax = tb.plot.sheet(selectivity(sheet=tb.Sheet.for_width(11)), layer="l.0")
-    assert np.isnan(np.ma.filled(ax.images[0].get_array(), np.nan)).sum() == 1
-
-
-def test_one_axes_takes_one_layer():
-    _, ax = plt.subplots()
-    with pytest.raises(InputError, match="name the layer"):
-        tb.plot.sheet(selectivity(), ax)
-    with pytest.raises(UnknownNameError, match=r"Did you mean 'l\.1'"):
-        tb.plot.sheet(selectivity(), ax, layer="l1")
 
 
 def test_scores_are_drawn_with_ceiling_interval_and_null():
@@ -127,19 +53,6 @@ def test_results_of_different_depth_are_not_drawn_together():
         tb.plot.encoding([encoding(), encoding(layers=("l.0",))])
     with pytest.raises(UnknownNameError, match="unknown ROI"):
         tb.plot.encoding(encoding(), roi="STG")
-
-
-def test_a_model_keeps_its_colour_and_the_untrained_are_grey():
-    assert model_colour("topoformer-tiny") == model_colour("topoformer-tiny-brown") == PALETTE[0]
-    assert model_colour("topoformer-tiny-control") == PALETTE[1]
-    assert model_colour("stories260k (untrained)") == UNTRAINED
-    assert model_marker("stories260k") == model_marker("stories260k (untrained)")
-    assert model_colour("somebody's") == model_colour("somebody's")
-
-
-def test_layers_have_short_names():
-    assert short_layer("h.11") == "11"
-    assert short_layer("blocks.0") == "block"
 
 
 @pytest.mark.slow

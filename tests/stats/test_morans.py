@@ -230,6 +230,9 @@ def test_orders_that_are_no_permutations_of_the_units_are_refused():
     for orders in (np.tile(np.arange(8), (5, 1)), np.ones((5, 9)), stats.product_permutations(8, 5)):
         with pytest.raises(InputError, match="9 units with a value"):
             stats.layout_null(values, sheet, orders=orders)
+    drawn = stats.product_permutations(9, 5)
+    with pytest.raises(InputError, match="identity"):
+        stats.layout_null(values, sheet, orders=drawn._replace(second=drawn.second[::-1]))
     values[0] = np.nan
     assert stats.layout_null(values, sheet, orders=stats.product_permutations(8, 5)).shape == (5,)
 

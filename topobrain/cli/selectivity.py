@@ -115,7 +115,6 @@ class Topography(Contrasting):
     def run(self) -> int:
         """Measure and save."""
         import topobrain as tb
-
         from topobrain.topography import MEASURES
         from topobrain.topography.measuring import NULLS
 

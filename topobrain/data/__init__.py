@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from topobrain._checks import InputError, UnknownNameError, listed, near, unknown
 from topobrain.data.localizers import list_localizers, load_localizer
+from topobrain.data.surfaces import load_cortical_map, load_parcels, load_surface
 from topobrain.store.files import fetch, find_manifest, status, store_directory
 from topobrain.store.manifest import Manifest, load_manifests
 
@@ -324,10 +325,13 @@ __all__ = [
     "find_manifest",
     "list_data",
     "list_localizers",
+    "load_cortical_map",
     "load_localizer",
     "load_manifests",
+    "load_parcels",
     "load_responses",
     "load_stimuli",
+    "load_surface",
     "load_text",
     "status",
     "store_directory",

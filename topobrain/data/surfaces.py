@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import logging
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -118,11 +121,10 @@ def load_sulcal_depth(name: str) -> np.ndarray:
         raise unknown("surface", name, SURFACES)
     hemisphere = name.rsplit("-", 1)[1]
     import nibabel
-    from nibabel.imageglobals import LoggingOutputSuppressor
 
     if name.startswith("fslr"):
         folder = _fslr_folder(f"the sulcal depth of {name!r}")
-        with LoggingOutputSuppressor():  # its header has voxels of size 0, which a map of vertices has no use for
+        with _quiet("nibabel.global"):  # its header has voxels of size 0, which a map of vertices has no use for
             image = nibabel.load(folder / "S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii")
         part = next(
             m for m in image.header.get_index_map(1).brain_models if m.brain_structure.endswith(hemisphere.upper())
@@ -155,6 +157,18 @@ def _fslr_folder(what: str) -> Path:
 
 def _fslr_file(folder: Path, side: str, kind: str) -> Path:
     return folder / f"S1200.{side}.{_FSLR[kind]}.32k_fs_LR.surf.gii"
+
+
+@contextlib.contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Keep a logger's warnings back for a while."""
+    found = logging.getLogger(logger)
+    level = found.level
+    found.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        found.setLevel(level)
 
 
 def load_parcels(name: str, *, space: Literal["fsaverage5", "fsaverage"] = "fsaverage5") -> Parcels:
@@ -219,7 +233,8 @@ def load_cortical_map(name: str) -> CorticalMap:
     Parameters
     ----------
     name
-        ``"noun-verb"``: group noun-versus-verb contrast on the left hemisphere, fsLR-32k.
+        ``"noun-verb"``: group noun-versus-verb contrast on the left hemisphere, fsLR-32k. The file does not say which sign
+        stands for nouns.
 
     Returns
     -------

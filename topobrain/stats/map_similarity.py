@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from topobrain._checks import InputError, require_choice
-from topobrain.stats.correlation import unit_norm
 from topobrain.stats.layout import Layout
 from topobrain.stats.nulls import layout_permutations, torus_shifts
 
@@ -38,15 +37,23 @@ def map_correlation(
     1.0
     """
     one, others = _checked_pair(a, b)
-    found = np.full(len(others), np.nan)
-    there = np.isfinite(one) & np.isfinite(others)
-    for pattern in np.unique(there, axis=0):
-        if pattern.sum() < 3:
-            continue
-        rows = (there == pattern).all(axis=1)
-        left, right = unit_norm(one[pattern][:, None])[:, 0], unit_norm(others[np.ix_(rows, pattern)].T)
-        defined = (right != 0).any(axis=0) & bool((left != 0).any())
-        found[rows] = np.where(defined, np.clip(left @ right, -1.0, 1.0), np.nan)
+    both = np.isfinite(one) & np.isfinite(others)
+    weight = both.astype(np.float64)
+    n = weight.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # means are taken out first: sums of squares of large values would lose the digits that matter
+        x = np.where(both, others, 0.0)
+        x = np.where(both, x - (x.sum(axis=1) / n)[:, None], 0.0)
+        y = np.where(np.isfinite(one), one, 0.0)
+        y = np.where(np.isfinite(one), y - y.sum() / max(1, np.isfinite(one).sum()), 0.0)
+        mean = weight @ y / n
+        spread = weight @ y**2 - n * mean**2
+        length = (x**2).sum(axis=1)
+        r = (x @ y - x.sum(axis=1) * mean) / np.sqrt(length * spread)
+    flat = (length <= 1e-24 * (np.where(both, others, 0.0) ** 2).sum(axis=1)) | (
+        spread <= 1e-24 * np.maximum(weight @ np.where(np.isfinite(one), one, 0.0) ** 2, weight @ y**2)
+    )
+    found = np.where((n < 3) | flat, np.nan, np.clip(r, -1.0, 1.0))
     return float(found[0]) if np.ndim(b) == 1 else found
 
 

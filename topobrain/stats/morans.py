@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Unpack
+from functools import cached_property, lru_cache
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from topobrain._checks import InputError, require_choice
 from topobrain.stats.clusters import adjacency
-from topobrain.stats.layout import Neighbourhood
+from topobrain.stats.layout import Layout, Neighbourhood
 from topobrain.stats.nulls import (
     MOST_TOGETHER,
     NullTest,
@@ -119,47 +121,65 @@ def _row_standardised(weights: Any) -> Any:
 class _Form:
     """Weights as the quadratic form of Moran's I: z'Wz = z'Uz with U upper triangular, half the entries."""
 
-    upper: Any
+    n: int
     total: float
+    row: np.ndarray
+    column: np.ndarray
+    weight: np.ndarray
 
     @classmethod
-    def of(cls, weights: Any) -> _Form:
+    def of(cls, weights: Any, *, symmetric: bool = False) -> _Form:
         from scipy.sparse import csr_array
 
-        n = weights.shape[0]
-        row = np.repeat(np.arange(n, dtype=np.int32), np.diff(weights.indptr))
-        column = weights.indices.astype(np.int32)
-        ends = (np.minimum(row, column), np.maximum(row, column))
-        upper = csr_array((np.asarray(weights.data, dtype=np.float64), ends), shape=(n, n))  # adds up equal ends
-        total = float(weights.data.sum())
+        n, total = weights.shape[0], float(weights.data.sum())
         if n < 3:
             raise InputError(f"Moran's I needs at least three units with values, got {n}")
         if total <= 0:
             raise InputError("no two units with values are neighbours: Moran's I is not defined")
-        return cls(upper, total)
+        row, column = _entries(weights)
+        if symmetric:  # and without a diagonal
+            above = column > row
+            return cls(n, total, row[above], column[above], 2.0 * weights.data[above])
+        ends = (np.minimum(row, column), np.maximum(row, column))
+        upper = csr_array((np.asarray(weights.data, dtype=np.float64), ends), shape=(n, n))  # adds up equal ends
+        return cls(n, total, *_entries(upper), upper.data)
+
+    @cached_property
+    def upper(self) -> Any:
+        """U as a sparse matrix."""
+        from scipy.sparse import csr_array
+
+        start = np.zeros(self.n + 1, dtype=np.int32)
+        np.cumsum(np.bincount(self.row, minlength=self.n), out=start[1:])
+        return csr_array((self.weight, self.column, start), shape=(self.n, self.n))
+
+    @cached_property
+    def shifts(self) -> _Shifts | None:
+        """U as shifts of the map, where it is of that kind."""
+        return _Shifts.of(self)
 
     def index(self, maps: np.ndarray) -> np.ndarray:
         """Return Moran's I of each map (map, unit)."""
         centred, spread = _centred(maps)
         return np.asarray(self._scale / spread * self._products(np.ascontiguousarray(centred.T)))
 
-    def permuted(self, one: np.ndarray, orders: PermutationProducts | np.ndarray) -> np.ndarray:
-        """Return Moran's I of a map (unit,) after each of the permutations (null,)."""
+    def permuted(self, one: np.ndarray, orders: PermutationProducts | np.ndarray) -> tuple[float, np.ndarray]:
+        """Return Moran's I of a map (unit,) as it is, and after each of the permutations (null,)."""
         centred, spread = _centred(one[None])
         values, scale = centred[0], self._scale / spread[0]
         if isinstance(orders, PermutationProducts):
-            shifts = _Shifts.of(self.upper)
-            table = self._table(values, orders) if shifts is None else shifts.table(values, orders)
-            return np.asarray(scale * table.T.ravel()[orders.cell])
+            table = self._table(values, orders) if self.shifts is None else self.shifts.table(values, orders)
+            found = scale * table.T.ravel()
+            return float(found[0]), found[orders.cell]  # the first product is the identity
         found = np.empty(len(orders))
         for start in range(0, len(orders), MOST_TOGETHER):
             block = slice(start, start + MOST_TOGETHER)
             found[block] = scale * self._products(np.ascontiguousarray(values[orders[block]].T))
-        return found
+        return float(scale * self._products(values[:, None])[0]), found
 
     @property
     def _scale(self) -> float:
-        return float(self.upper.shape[0]) / self.total
+        return self.n / self.total
 
     def _products(self, columns: np.ndarray) -> np.ndarray:
         return _column_dots(columns, self.upper @ columns)
@@ -180,48 +200,56 @@ class _Shifts:
     """A form of one weight whose entries lie on few diagonals, as a grid's do: products of a map and its shifts.
 
     A shift by one also joins the end of every row of the grid to the start of the next, and a torus has neighbours at
-    its borders that no such shift joins: pairs ``start`` and ``end`` to be taken away (sign -1) and added (1).
+    its borders that no such shift joins. ``corrections`` are such pairs, first all the starts and then all the ends, with
+    the sign with which they count: -1 and 1.
     """
 
     weight: float
     offsets: tuple[int, ...]
-    start: np.ndarray
-    end: np.ndarray
-    sign: np.ndarray
+    corrections: tuple[tuple[float, np.ndarray], ...]
 
     @classmethod
-    def of(cls, upper: Any) -> _Shifts | None:
+    def of(cls, form: _Form) -> _Shifts | None:
         """Return the shifts that make up a form; None if it is of another kind."""
-        n, weight = upper.shape[0], float(upper.data[0])
-        if (upper.data != weight).any():
+        n, weight = form.n, float(form.weight[0])
+        if (form.weight != weight).any():
             return None
-        row = np.repeat(np.arange(n), np.diff(upper.indptr))
-        offset = upper.indices - row
+        offset = form.column - form.row
         offsets = np.flatnonzero(np.bincount(offset, minlength=n) > (n - np.arange(n)) / 2)
-        other = ~np.isin(offset, offsets)
-        starts, ends, signs = [row[other]], [upper.indices[other]], [np.ones(int(other.sum()))]
+        if not offsets.size:
+            return None
+        other = np.ones(offset.size, dtype=bool)
+        starts, ends = [], []
         for d in offsets:
+            joined = offset == d
+            other &= ~joined
             absent = np.ones(n - d, dtype=bool)
-            absent[row[offset == d]] = False
+            absent[form.row[joined]] = False
             starts.append(np.flatnonzero(absent))
             ends.append(starts[-1] + d)
-            signs.append(np.full(starts[-1].size, -1.0))
-        start = np.concatenate(starts)
-        if start.size > n / 4:  # with many holes the sparse product is the quicker one
+        pairs = (-1.0, np.concatenate([*starts, *ends])), (1.0, np.concatenate([form.row[other], form.column[other]]))
+        if sum(ends.size for _, ends in pairs) > n / 2:  # with many holes the sparse product is the quicker one
             return None
-        return cls(weight, tuple(offsets.tolist()), start, np.concatenate(ends), np.concatenate(signs))
+        return cls(weight, tuple(offsets.tolist()), tuple(pair for pair in pairs if pair[1].size))
 
     def table(self, values: np.ndarray, orders: PermutationProducts) -> np.ndarray:
         """Return z'Uz of every product of permutations (second, first)."""
         maps, n = _permuted_maps(values, orders.first), values.size
-        buffer, table = np.empty_like(maps), np.empty((len(orders.second), len(maps)))
-        for row, order in enumerate(orders.second):
+        buffer, table = np.empty_like(maps), np.zeros((len(orders.second), len(maps)))
+        for total, order in zip(table, orders.second, strict=True):
             np.take(maps, order, axis=1, out=buffer, mode="clip")
-            start, end = (np.take(buffer, pair, axis=1, mode="clip") for pair in (self.start, self.end))
-            table[row] = (start * end) @ self.sign
             for d in self.offsets:
-                table[row] += np.vecdot(buffer[:, : n - d], buffer[:, d:])
+                total += np.vecdot(buffer[:, : n - d], buffer[:, d:])
+            for sign, pairs in self.corrections:
+                ends = np.take(buffer, pairs, axis=1, mode="clip")
+                total += sign * np.vecdot(ends[:, : pairs.size // 2], ends[:, pairs.size // 2 :])
         return self.weight * table
+
+
+def _entries(weights: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return row and column of every entry of a sparse matrix, as short numbers."""
+    rows = np.arange(weights.shape[0], dtype=np.int32)
+    return np.repeat(rows, np.diff(weights.indptr)), weights.indices.astype(np.int32, copy=False)
 
 
 def _permuted_maps(values: np.ndarray, orders: np.ndarray) -> np.ndarray:
@@ -266,12 +294,35 @@ def _groups(maps: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _form(sheet: Neighbourhood, keep: np.ndarray, weighting: Weighting) -> _Form:
+    if keep.size == sheet.n_units and _is_plain(weighting) and isinstance(sheet, Layout) and _is_hashable(sheet):
+        return _kept_form(cast(Hashable, sheet), weighting.get("neighbours"))
     standardised = bool(weighting.get("row_standardised", False))
     plain: Weighting = {**weighting, "row_standardised": False}
     weights = spatial_weights(sheet, **plain)
     if keep.size < sheet.n_units:
         weights = weights[keep][:, keep]  # before rows are standardised: who is gone has no weight
-    return _Form.of(_row_standardised(weights) if standardised else weights)
+    if standardised:
+        weights = _row_standardised(weights)
+    return _Form.of(weights, symmetric=not standardised and weighting.get("weights") is None)
+
+
+def _is_plain(weighting: Weighting) -> bool:
+    other = weighting.get("weights") is not None or weighting.get("reach") is not None
+    return not (other or weighting.get("row_standardised") or weighting.get("neighbours") == "distance")
+
+
+def _is_hashable(sheet: Neighbourhood) -> bool:
+    try:
+        hash(sheet)
+    except TypeError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=16)
+def _kept_form(sheet: Hashable, neighbours: Neighbours | None) -> _Form:
+    """Keep the forms of whole grids: the layers of a model mostly have equal ones."""
+    return _Form.of(spatial_weights(cast(Layout, sheet), neighbours=neighbours), symmetric=True)
 
 
 def morans_i(
@@ -373,7 +424,7 @@ def layout_null(
         form = _form(sheet, keep, weighting)
         drawn = product_permutations(keep.size, n_null, seed=seed) if orders is None else _own_orders(orders, keep.size)
         for row in rows:
-            null = form.permuted(maps[row, keep], drawn)
+            null = form.permuted(maps[row, keep], drawn)[1]
             found = np.empty((len(maps), null.size)) if found is None else found
             found[row] = null
     assert found is not None
@@ -387,6 +438,10 @@ def _own_orders(orders: PermutationProducts | np.ndarray, n_units: int) -> Permu
             f"orders are permutations (null, unit) of the {n_units} units with a value; got {table.dtype} of shape {table.shape}"
         )
     if isinstance(orders, PermutationProducts):
+        if (orders.first[0] != np.arange(n_units)).any() or (orders.second[0] != np.arange(n_units)).any():
+            raise InputError(
+                "the first of each table of permutations must be the identity, as product_permutations has it"
+            )
         return orders
     if not (np.sort(table, axis=1) == np.arange(n_units)).all():
         raise InputError(f"every row of orders must hold each of 0 to {n_units - 1} once")
@@ -419,6 +474,6 @@ def morans_i_test(
     if np.ndim(values) != 1:
         raise InputError("morans_i_test takes one map (unit,); of many, compare morans_i with the rows of layout_null")
     keep = _groups(maps)[0][1]
-    form, one = _form(sheet, keep, weighting), maps[0, keep]
     drawn = product_permutations(keep.size, n_null, seed=seed) if orders is None else _own_orders(orders, keep.size)
-    return compare_with_null(float(form.index(one[None])[0]), form.permuted(one, drawn), alternative=alternative)
+    value, null = _form(sheet, keep, weighting).permuted(maps[0, keep], drawn)
+    return compare_with_null(value, null, alternative=alternative)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,8 +17,11 @@ Tail = Literal["greater", "less", "two-sided"]
 ROUNDING = 1e-12
 """Draws that rearrange the same numbers differ from the value by rounding only: they count as ties."""
 
-MOST_TOGETHER = 16
+MOST_TOGETHER = 24
 """Permuted maps worked on together: of a sheet of some thousand units, they stay in the processor's cache."""
+
+MOST_KEPT = 2**14
+"""Permutations of up to so many units are kept for the next map; they are a few megabytes."""
 
 
 class NullTest(NamedTuple):
@@ -112,7 +116,7 @@ def product_permutations(n_units: int, n_null: int, *, seed: int = 0) -> Permuta
 
     With small sets of uniform random permutations :math:`\alpha_i, \beta_j, \gamma_k, \delta_l`, the first of each set
     the identity, the draws are the products :math:`\alpha_i \beta_j \gamma_k \delta_l` except the identity itself:
-    1,000 draws from 20 permutations. Every draw is uniform over all permutations and any two draws are independent, so
+    1,000 draws from 19 permutations. Every draw is uniform over all permutations and any two draws are independent, so
     means of draws and counts of draws scatter exactly as those of independent permutations do. The p-value with
     the +1 rule is exact too: seen from any one of its products, a table of all products looks like every other table.
 
@@ -134,17 +138,27 @@ def product_permutations(n_units: int, n_null: int, *, seed: int = 0) -> Permuta
     --------
     >>> drawn = product_permutations(6, 999)
     >>> drawn.first.shape, drawn.second.shape, drawn.orders().shape
-    ((16, 6), (63, 6), (999, 6))
+    ((24, 6), (42, 6), (999, 6))
     """
     if n_null < 2:
         raise InputError(f"n_null must be 2 or more, got {n_null}")
+    return (_kept_products if n_units <= MOST_KEPT else _products)(n_units, n_null, seed)
+
+
+def _products(n_units: int, n_null: int, seed: int) -> PermutationProducts:
     rng = np.random.default_rng(seed)
     first = _table(n_units, min(math.isqrt(n_null) + 1, MOST_TOGETHER), rng)
     second = _table(n_units, -(-(n_null + 1) // len(first)), rng)
     cell = np.arange(1, len(first) * len(second))
     if cell.size > n_null:
         cell = np.sort(rng.choice(cell, n_null, replace=False))
+    for array in (first, second, cell):
+        array.flags.writeable = False  # they may be kept, and handed out again
     return PermutationProducts(first, second, cell)
+
+
+_kept_products = lru_cache(maxsize=8)(_products)
+"""The layers of a model mostly have sheets of one size and are tested with one seed."""
 
 
 def _table(n_units: int, n: int, rng: np.random.Generator) -> np.ndarray:

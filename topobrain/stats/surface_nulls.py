@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from topobrain._checks import InputError, require_choice
+from topobrain.stats.map_similarity import map_correlation
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -220,37 +221,6 @@ def spun(
     return turned
 
 
-def map_correlation(
-    maps: Float[np.ndarray, "map vertex"], other: Float[np.ndarray, " vertex"]
-) -> Float[np.ndarray, " map"]:
-    """Return Pearson's correlation of each map with another over the vertices where both have a value.
-
-    NaN where fewer than three vertices are left or one of the two is constant there.
-    """
-    many, one = np.asarray(maps, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if many.ndim != 2 or one.ndim != 1 or many.shape[1] != one.size:
-        raise InputError(
-            f"maps {many.shape} and the other {one.shape} do not fit: expected (map, vertex) and (vertex,)"
-        )
-    both = np.isfinite(many) & np.isfinite(one)
-    weight = both.astype(np.float64)
-    n = weight.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # Means are taken out first: sums of squares of large values would lose the digits that matter.
-        x = np.where(both, many, 0.0)
-        x = np.where(both, x - (x.sum(axis=1) / n)[:, None], 0.0)
-        y = np.where(np.isfinite(one), one, 0.0)
-        y = y - y.mean()
-        mean = weight @ y / n
-        spread = weight @ y**2 - n * mean**2
-        product = x @ y
-        r = product / np.sqrt((x**2).sum(axis=1) * spread)
-    flat = ((x**2).sum(axis=1) <= 1e-24 * (np.where(both, many, 0.0) ** 2).sum(axis=1)) | (
-        spread <= 1e-12 * (weight @ y**2)
-    )
-    return np.where((n < 3) | flat, np.nan, r)
-
-
 def spin_correlation(
     values: Float[np.ndarray, " vertex"], other: Float[np.ndarray, " vertex"], spins: Int[np.ndarray, "null vertex"]
 ) -> Float[np.ndarray, " null"]:
@@ -274,8 +244,9 @@ def spin_correlation(
     ----------
     Alexander-Bloch et al. (2018), NeuroImage 178:540.
     """
-    blocks = [
-        map_correlation(spun(values, spins[start : start + _BLOCK]), other) for start in range(0, len(spins), _BLOCK)
+    blocks: list[np.ndarray] = [
+        np.asarray(map_correlation(other, spun(values, spins[start : start + _BLOCK])))
+        for start in range(0, len(spins), _BLOCK)
     ]
     return np.concatenate(blocks)
 
@@ -406,8 +377,11 @@ def variogram_surrogates(
     values
         The target (unit,). Units that are NaN stay NaN and take no part.
     nearest
-        Neighbours of every unit. For a hemisphere of 10,000 vertices 500 to 1,000 are enough, which bounds the memory:
-        12 bytes a neighbour and unit, and 8 a surrogate and unit.
+        Neighbours of every unit. They must reach as far as values hang together, or the surrogates lack the slow part of
+        the map and agree with other maps too seldom: p is then too small. On a real t-map of 29,601 vertices the null
+        correlation had a standard deviation of .046, .066, .081 and .098 with 100, 300, 500 and 1,000 neighbours, and of
+        .107 under spins. Memory: about 50 bytes a neighbour and unit (1.5 GB there with 1,000), and 8 a surrogate and
+        unit.
     n_null, seed
         Number of surrogates, and their seed.
     shares
@@ -478,12 +452,19 @@ def _smoothing(nearest: NearestUnits, count: int, kernel: Kernel, present: np.nd
     from scipy.sparse import csr_array
 
     index = nearest.units[:, :count]
-    distance = np.asarray(nearest.distance[:, :count], dtype=np.float64)
-    share = distance / np.maximum(distance[:, -1:], 1e-12)
-    weight = {"exponential": np.exp(-share), "gaussian": np.exp(-2 * share**2), "uniform": np.ones_like(share)}[kernel]
-    weight[~present[index] | ~np.isfinite(distance)] = 0
+    weight = np.array(nearest.distance[:, :count], dtype=np.float64)  # in place from here on: these are large
+    absent = ~present[index] | ~np.isfinite(weight)
+    with np.errstate(invalid="ignore"):  # inf / inf, among units that cannot reach each other
+        weight /= np.maximum(weight[:, -1:], 1e-12)
+    if kernel == "gaussian":
+        weight *= 2 * weight
+    if kernel == "uniform":
+        weight[:] = 1
+    else:
+        np.exp(np.negative(weight, out=weight), out=weight)
+    weight[absent] = 0
     total = weight.sum(axis=1, keepdims=True)
-    weight = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
+    np.divide(weight, total, out=weight, where=total > 0)
     rows = np.arange(0, index.size + 1, count)
     return csr_array((weight.ravel(), index.ravel(), rows), shape=(len(index), len(index)))
 
