@@ -17,7 +17,8 @@ from topobrain import __version__
 from topobrain._checks import DataFileError, InputError
 from topobrain.encoding import Encoding
 from topobrain.results import Result, load_result
-from topobrain.selectivity import Selectivity
+from topobrain.selectivity import Profile, Selectivity
+from topobrain.topography import DistanceCurve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,12 +144,19 @@ def _own_plot(name: str, result: Result) -> Picture | None:
 
     from topobrain import plot
 
+    caption = ""
     if isinstance(result, Encoding):
         axes = plot.encoding(result)
         caption = "Held-out r a layer, with noise ceiling, 95 % interval and permuted scores where they were asked for."
     elif isinstance(result, Selectivity) and any(result.sheet(layer).has_layout for layer in result.layers):
         axes = plot.sheet(result, contrast=result.contrasts[0])
         caption = f"t-maps of the contrast {result.contrasts[0]!r}, with Moran's I beside its layout null."
+    elif isinstance(result, Profile):
+        axes = plot.profiles(result)
+        caption = "Selected units in stimuli that took no part in their selection, with random units beside."
+    elif isinstance(result, DistanceCurve):
+        axes = plot.distance_curve(result)
+        caption = f"Mean {result.quantity} at each distance on the sheet, with units in other places beside."
     else:
         return None
     figure = np.ravel(axes)[0].figure
