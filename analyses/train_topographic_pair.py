@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import topobrain as tb
 from analyses.held_out_stimuli import contrast_stimuli
 from topobrain._checks import TopobrainError
 from topobrain.models.directories import load_directory
-from topobrain.training import find_recipe, run_recipe
-from topobrain.training.recipe_run import load_log
+from topobrain.training import Recipe, find_recipe, run_recipe
+from topobrain.training.recipe_run import RECIPE_FILE, load_log
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def run(config: Config, tell: Callable[[str], None] = print) -> Path:
     untrained = load_directory(places[recipe.model_name], weights=f"untrained:{config.seed}", device=config.device)
     tokenizer = getattr(models[0].encode, "tokenizer", None)
     stimuli, contrast = contrast_stimuli(recipe, tokenizer)
-    layers = config.layers or laid_out_layers(models[0])
+    layers = config.layers or trained_layers(places[recipe.model_name], models[0])
     for model in (*models, untrained):
         tell(f"mapping {model.name}")
         activations = tb.extract(model, stimuli, layers=list(layers))
@@ -79,6 +81,15 @@ def run(config: Config, tell: Callable[[str], None] = print) -> Path:
         )
     drawing = importlib.import_module("figures.fig6_topographic_pair").draw(out)  # figures lie above analyses
     return Path(importlib.import_module("figures.style").save(drawing, out / "figures", "fig6_topographic_pair"))
+
+
+def trained_layers(place: Path, model: tb.TorchModel) -> tuple[str, ...]:
+    """Return the layers whose loss lays them out, or those that topographic layers act on where there is no such loss."""
+    path = place / RECIPE_FILE
+    penalties = Recipe.from_dict(json.loads(path.read_text(encoding="utf-8"))).penalties if path.is_file() else ()
+    patterns = [pattern for penalty in penalties for pattern in penalty.layers]
+    found = tuple(layer for layer in model.sheets if any(fnmatchcase(layer, pattern) for pattern in patterns))
+    return found or laid_out_layers(model)
 
 
 def laid_out_layers(model: tb.TorchModel) -> tuple[str, ...]:

@@ -88,7 +88,8 @@ def _parts(model: str) -> _Parts:
     name = name.removesuffix("-control")
     found = re.search(r"-tau(\d+(?:\.\d+)?)$", name)
     name = name[: found.start()] if found else name
-    name = re.sub(r"-(tiny|gpu|paper)$", "", name.removesuffix("-brown"))
+    # what follows the size is a variant of the same family: topoformer-imdb-tiny-both
+    name = re.sub(r"-(tiny|gpu|paper)(-[a-z]+)?$", "", name.removesuffix("-brown"))
     return _Parts(name, twin, untrained, float(found.group(1)) if found else None)
 
 
