@@ -213,12 +213,14 @@ def test_a_folder_without_results_gives_no_figure(tmp_path):
         (map_language.Config(stimuli="simulated", pretrained=("stories26k",)), UnknownNameError, "stories260k"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_options_are_told_before_anything_is_trained(config, error, told, tmp_path):
     with pytest.raises(error, match=told):
         map_language.run(replace(config, out=tmp_path / "out"), tell=lambda line: None)
     assert not list(tmp_path.rglob("*.nc"))
 
 
+@pytest.mark.slow
 def test_a_layer_that_a_model_does_not_have_is_told(language_models, tmp_path):
     config = map_language.Config(models=language_models, pretrained=(), stimuli="simulated", out=tmp_path,
                                  layers=("blocks.0.mlp.c_fcc",))  # fmt: skip
@@ -262,6 +264,7 @@ def test_a_recipe_is_trained_once_and_then_found(tmp_path, monkeypatch):
     assert not any("step 2/2" in line for line in again)
 
 
+@pytest.mark.slow
 def test_the_matched_localizer_has_the_tokens_of_the_model_that_reads_it(real_data):
     model = tb.load_model("stories260k")
     means = {

@@ -132,6 +132,7 @@ def claims(said: str) -> list[bool]:
     ]
 
 
+@pytest.mark.slow
 def test_a_planted_patch_is_found_and_the_claims_it_supports_are_made():
     names, said = run(EXPLORE, MODEL=planted(patchy=True), STIMULI="simulated-langloc", N_NULL=99)
     patch = np.flatnonzero(names["patch"])
@@ -144,6 +145,7 @@ def test_a_planted_patch_is_found_and_the_claims_it_supports_are_made():
     assert f"{names['held_out_t']:.1f} in the others" in said
 
 
+@pytest.mark.slow
 def test_without_a_patch_the_claims_on_places_are_not_made_and_those_on_selectivity_are():
     names, said = run(EXPLORE, MODEL=planted(patchy=False), STIMULI="simulated-langloc", N_NULL=99)
     clustered, trained, special, _, held_out, learnt, _ = claims(said)
@@ -154,6 +156,7 @@ def test_without_a_patch_the_claims_on_places_are_not_made_and_those_on_selectiv
     assert names["index"] < 0.2
 
 
+@pytest.mark.slow
 def test_simulated_stimuli_are_called_so_in_text_and_titles():
     import matplotlib.pyplot as plt
 
@@ -166,6 +169,7 @@ def test_simulated_stimuli_are_called_so_in_text_and_titles():
         assert ax.get_title().count("simulated") == 1, ax.get_title()
 
 
+@pytest.mark.slow
 def test_the_sentences_shown_are_held_out_and_in_order():
     names, said = run(EXPLORE, MODEL=planted(patchy=True), STIMULI="simulated-langloc", N_NULL=19)
     shown = [*names["top"]["sentence"], *names["bottom"]["sentence"]]

@@ -9,7 +9,9 @@ import matplotlib
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-STORY, MAPS, OWN_LOOP, OWN_MODEL = (block for block in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S))
+STORY, MAPS, OWN_LOOP, OWN_MODEL = (
+    block for block in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from topobrain._checks import DataFileError, InputError, UnknownNameError
 from topobrain.data.floc import DOMAINS, load_floc
 
 
+@pytest.mark.slow
 def test_every_image_is_there(real_data: Path) -> None:
     stimuli = load_floc(16)
     assert len(stimuli) == 1584

@@ -50,6 +50,7 @@ def test_strings_that_are_no_longer_than_sentences_stay_whole(real_data: Path) -
     assert matched.items == full.items
 
 
+@pytest.mark.slow
 def test_the_published_cut(real_data: Path) -> None:
     cut, full = load_langloc("cut", tokenizer="gpt2"), load_langloc()
     tokenize = text_tokenizer("gpt2")

@@ -62,7 +62,9 @@ def test_a_name_of_another_verb_names_the_verb() -> None:
 def test_an_unknown_option_is_answered_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"cannot load 'alice': .*'resolutoin'\. Did you mean 'resolution'\?"):
         data.load_responses("alice", resolutoin="6mm")
-    with pytest.raises(InputError, match=r"cannot load 'langloc': .*'sets'\. Options: length, n_words, tokenizer, max_tokens"):
+    with pytest.raises(
+        InputError, match=r"cannot load 'langloc': .*'sets'\. Options: length, n_words, tokenizer, max_tokens"
+    ):
         data.load_stimuli("langloc", sets=1)
 
 
@@ -369,6 +371,7 @@ def test_elli_and_moseley(real_data: Path) -> None:
     assert both == {(c, k): 40 for c in ("noun", "verb") for k in ("concrete", "abstract")}
 
 
+@pytest.mark.slow
 def test_blimp(real_data: Path) -> None:
     stimuli = data.load_stimuli("blimp")
     assert len(stimuli) == 134_000
@@ -489,6 +492,7 @@ def test_corpora_lose_no_word(name: str, n_documents: int, n_words: int, real_da
     assert all(document.strip() == document for document in documents)
 
 
+@pytest.mark.slow
 def test_imdb(real_data: Path) -> None:
     reviews = data.load_text("imdb")
     assert len(reviews) == 25_000
@@ -506,6 +510,7 @@ def test_imdb(real_data: Path) -> None:
         if name not in data.GENERATED and data.find_manifest(name)[0].access == "public"
     ],
 )
+@pytest.mark.slow
 def test_everything_loaded_says_where_it_comes_from_and_survives_a_file(
     verb: str, name: str, real_data: Path, tmp_path: Path
 ) -> None:

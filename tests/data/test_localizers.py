@@ -50,6 +50,7 @@ def test_the_list_sees_what_is_in_the_store(real_data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in LOCALIZERS if name != "theory-of-mind" and name not in GENERATED])
+@pytest.mark.slow
 def test_every_localizer_of_the_store_is_what_the_list_says(name: str, real_data: Path) -> None:
     check(name, data.load_localizer(name, **FAST.get(name, {})), share=1 / 12 if name in FAST else 1)
 
@@ -90,6 +91,7 @@ def parts(localizer: Localizer, labels: np.ndarray) -> list[np.ndarray]:
     return [odd, ~odd]
 
 
+@pytest.mark.slow
 def test_matched_sentences_stay_in_one_half(real_data: Path) -> None:
     for name, column in [("agreement", "quartet"), ("animacy", "item"), ("blimp", "pair"), ("plausibility", "group")]:
         table = data.load_localizer(name).stimuli.table
@@ -142,6 +144,7 @@ def test_reversible_events_are_not_part_of_plausibility(real_data: Path) -> None
 
 
 @pytest.mark.parametrize(("by", "n_groups"), [("field", 4), ("linguistics_term", 13), ("uid", 67)])
+@pytest.mark.slow
 def test_minimal_pairs_by_group(by: str, n_groups: int, real_data: Path) -> None:
     localizer = data.load_localizer("blimp", by=by, n_pairs=4)
     assert len(localizer.stimuli) == 67 * 4 * 2

@@ -117,6 +117,7 @@ def test_provenance_says_whose_sentences_these_are(loaded, name):
 
 
 @pytest.mark.parametrize("name", EVERY)
+@pytest.mark.slow
 def test_equal_seeds_give_equal_sets_and_others_another_draw(loaded, name):
     again, other = suites.load_suite(name, seed=0), suites.load_suite(name, seed=1)
     assert again.digest() == loaded[name].digest()
@@ -125,6 +126,7 @@ def test_equal_seeds_give_equal_sets_and_others_another_draw(loaded, name):
 
 
 @pytest.mark.parametrize("name", EVERY)
+@pytest.mark.slow
 def test_the_pool_holds_twice_the_default(name):
     stimuli = suites.load_suite(name, n=160, seed=3)
     assert len(set(stimuli.texts)) == 320
@@ -183,6 +185,7 @@ def test_unknown_names_and_options_offer_near_ones():
 
 @pytest.mark.parametrize("name", BALANCED)
 @pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.slow
 def test_every_word_is_equally_frequent_in_both_conditions(name, seed):
     stimuli = suites.load_suite(name, seed=seed, n=32)
     on, off = CONDITIONS[name]
@@ -201,6 +204,7 @@ def test_every_quartet_is_balanced_by_itself(loaded, name):
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name != "gardenpath"])
+@pytest.mark.slow
 def test_conditions_agree_in_words_and_letters(table, name):
     assert table.loc[name, "words_on"] == table.loc[name, "words_off"]
     assert abs(table.loc[name, "letters_on"] - table.loc[name, "letters_off"]) < 0.02

@@ -437,6 +437,7 @@ def test_text_leaves_out_what_it_is_told(text):
     assert language.load_text(n_sentences=5000) == text
 
 
+@pytest.mark.slow
 def test_default_text_covers_the_lexicon():
     words = Counter(" ".join(language.load_text()).split())
     alone = {v.participle for t in lexicon.topics().values() for v in t.intransitive}  # they have no passive

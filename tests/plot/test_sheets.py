@@ -283,6 +283,7 @@ def test_bad_requests_name_what_would_do():
 @pytest.mark.parametrize(
     "sheet", [Sheet.grid(28, 28), Sheet.grid(20, 20, wrapped=True), Sheet(45, 7, 7), Sheet.grid(24, 32)]
 )
+@pytest.mark.slow
 def test_nothing_overlaps_and_no_letter_is_too_small(width, sheet):
     found = make_selectivity({f"layer{i}.1.conv2": sheet for i in range(4)})
     axes = tb.plot.sheet(found, width=width, outline=0.05)

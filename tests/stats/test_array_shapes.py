@@ -9,10 +9,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 CHECKED = """
 from jaxtyping import TypeCheckError, install_import_hook
 install_import_hook("topobrain.stats", "beartype.beartype")
 import numpy as np
+import pytest
 from topobrain import stats
 from topobrain.sheet import Sheet
 
@@ -78,6 +81,7 @@ print("wrong shapes do not")
 """
 
 
+@pytest.mark.slow
 def test_shapes_in_signatures_are_true():
     done = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["right shapes pass", "wrong shapes do not"], done.stderr[-1500:]

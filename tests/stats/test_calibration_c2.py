@@ -69,6 +69,7 @@ def check(mode, fwhm):
 
 
 @pytest.mark.parametrize(("mode", "fwhm"), QUICK)
+@pytest.mark.slow
 def test_measures_read_what_was_measured_independently(mode, fwhm):
     check(mode, fwhm)
 
@@ -84,6 +85,7 @@ def test_the_default_bins_are_those_of_the_table():
 
 
 @pytest.mark.parametrize("mode", ["planar", "torus"])
+@pytest.mark.slow
 def test_every_measure_is_zero_within_its_null_band_once_positions_are_permuted(mode):
     """Structure in the units' correlations is not topography: only places make it so."""
     sheet = TORUS if mode == "torus" else PLANE

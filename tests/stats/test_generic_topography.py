@@ -42,6 +42,7 @@ REFERENCE = {  # d, sigma: t_g, and -Spearman at radius .1, .2, ... .8
 
 
 @pytest.mark.parametrize(("d", "sigma"), REFERENCE)
+@pytest.mark.slow
 def test_reference_values_of_every_radius(d, sigma):
     side = math.isqrt(d)
     sheet, values = Sheet.grid(side, side, wrapped=True), smooth_on_torus(white(d, 1000), side, sigma)

@@ -136,6 +136,7 @@ def test_planted_islands_stand_above_a_null_without_islands():
     assert stats.compare_with_null(stats.island_morans_i(t, p, SHEET, top=None).mean, null).p == 0.01
 
 
+@pytest.mark.slow
 def test_selective_units_without_layout_are_not_found_smooth():
     sheet, p_null, p_inside = Sheet.grid(10, 12), [], []
     rng = np.random.default_rng(0)

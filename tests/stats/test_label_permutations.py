@@ -45,6 +45,7 @@ def p_values(t, maps, alternative):
 @pytest.mark.parametrize("test", ["student", "welch"])
 @pytest.mark.parametrize("sizes", [(15, 15), (11, 20)])
 @pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.slow
 def test_p_equals_a_loop_over_the_same_permutations(test, sizes, whole):
     on, off = noise(*sizes, 12, whole=whole)
     maps = by_loop(on, off, stats.permuted_labels(*sizes, 1050, seed=3), test)
@@ -207,6 +208,7 @@ def test_pairs_that_swap_equal_scipy_exactly(n_pairs, alternative):
 
 
 @pytest.mark.parametrize("test", ["student", "welch"])
+@pytest.mark.slow
 def test_random_swaps_of_pairs_equal_a_loop_and_keep_pairs_apart(test):
     on, off = noise(14, 14, 6, seed=13)
     pairs = np.concatenate([np.arange(14), np.arange(14)[::-1]])

@@ -49,6 +49,7 @@ def esda():
 @pytest.mark.parametrize("missing", [(), (0, 9, 30, 31, 8)])
 @pytest.mark.parametrize("shape", [(28, 28), (5, 9)])
 @pytest.mark.parametrize(("neighbours", "reach"), [("queen", None), ("rook", None), ("distance", 2.5)])
+@pytest.mark.slow
 def test_morans_i_equals_esda(esda, neighbours, reach, shape, missing, transformation):
     if neighbours == "distance" and transformation == "B":
         transformation = "O"  # the weights as they are; B would make them 0 and 1

@@ -57,6 +57,7 @@ def test_fixed_alpha_equals_scikit_learn(shape, standardize, alpha):
 
 @pytest.mark.parametrize("shape", [PRIMAL, DUAL])
 @pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.slow
 def test_chosen_alpha_and_loss_equal_a_brute_force_loop(shape, standardize):
     X, Y = problem(shape)
     splits = inner_splits(shape[0])
@@ -80,6 +81,7 @@ def test_folds_of_different_size_weigh_rows_not_folds():
 
 @pytest.mark.filterwarnings("ignore:Solving ridge is slower")
 @pytest.mark.parametrize("shape", [PRIMAL, DUAL])
+@pytest.mark.slow
 def test_loss_at_himalayas_alpha_equals_himalayas(shape):
     X, Y = problem(shape)
     splits = inner_splits(shape[0])

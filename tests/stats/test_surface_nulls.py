@@ -127,6 +127,7 @@ def test_spins_keep_smoothness_and_shuffles_do_not(ball, kernel):
     assert np.abs(morans_i(shuffled, ball)).max() < 0.15
 
 
+@pytest.mark.slow
 def test_spins_reject_independent_smooth_maps_as_seldom_as_they_say(ball, kernel):
     rng, spins = np.random.default_rng(0), spin_permutations(ball.sphere, 199, seed=5)
     runs = 200

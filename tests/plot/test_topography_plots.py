@@ -235,6 +235,7 @@ def test_curves_of_different_quantities_are_not_drawn_together():
 
 
 @pytest.mark.parametrize("n_models", [1, 3])
+@pytest.mark.slow
 def test_nothing_overlaps_and_no_letter_is_too_small(n_models):
     names = ("toponet-nanogpt-tiny", "toponet-nanogpt-tiny-control", "toponet-nanogpt-tiny (untrained)")[:n_models]
     layers = {f"layer{i}.0.conv2": 0.3 for i in range(4)}
