@@ -14,7 +14,7 @@ from pathlib import Path
 import topobrain as tb
 from analyses.held_out_stimuli import imdb_reviews
 from analyses.localize_language import file_label
-from analyses.map_language import Mapper, draw, main, once_a_tokenizer, pair_of, trained_family, write_roles
+from analyses.model_families import Mapper, draw, main, once_a_tokenizer, pair_of, trained_family, write_roles
 from topobrain._checks import InputError
 from topobrain.training import find_recipe
 

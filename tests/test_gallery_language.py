@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import topobrain as tb
-from analyses import map_language, map_sentiment
+from analyses import map_language, map_sentiment, model_families
 from analyses.train_topographic_pair import trained_layers
 from figures import beside_nulls, fig8_language_maps, fig9_sentiment_maps
 from topobrain._checks import DataFileError, InputError, UnknownNameError
@@ -116,7 +116,7 @@ def test_the_topographic_model_stands_beside_nulls_twin_and_untrained_selves(lan
     assert twin.nulls == ["layout", "labels"]
     value = float(twin.data["value"].sel(measure="morans_i", contrast="language").values[0])
     assert maps.loc["twin", "null_mean"] == pytest.approx(value)
-    assert set(table["measure"]) == set(map_language.MEASURES)
+    assert set(table["measure"]) == set(model_families.MEASURES)
 
 
 @pytest.mark.slow
@@ -251,16 +251,16 @@ def test_a_recipe_is_trained_once_and_then_found(tmp_path, monkeypatch):
     recipe = find_recipe("toponet-nanogpt")
     small = {**recipe.model, "width": 16, "n_layers": 1, "n_heads": 2, "context": 64}
     small_recipe = replace(recipe, corpus=str(corpus), vocab_size=300, length=8, model=small)
-    monkeypatch.setattr(map_language, "find_recipe", lambda name, size: small_recipe)
+    monkeypatch.setattr(model_families, "find_recipe", lambda name, size: small_recipe)
     config = map_language.Config(out=tmp_path / "out", steps=2)
     lines: list[str] = []
-    places = map_language.pair_of(config, lines.append)
+    places = model_families.pair_of(config, lines.append)
     assert any("step 2/2" in line for line in lines)
     assert [tb.load_model(place).name for place in places] == ["toponet-nanogpt-tiny", "toponet-nanogpt-tiny-control"]
     for place in places:
         assert (tmp_path / "out" / f"training_{place.name}.nc").is_file()
     again: list[str] = []
-    assert map_language.pair_of(config, again.append) == places
+    assert model_families.pair_of(config, again.append) == places
     assert not any("step 2/2" in line for line in again)
 
 

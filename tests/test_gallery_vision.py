@@ -12,7 +12,7 @@ import pytest
 
 import topobrain as tb
 from analyses import map_categories, map_noun_verb_cortex
-from analyses.map_language import main
+from analyses.model_families import main
 from figures import fig10_category_maps, fig11_noun_verb_cortex
 from topobrain._checks import DataFileError, InputError, UnknownNameError
 from topobrain.data import surfaces
