@@ -49,7 +49,7 @@ class Mapper:
     """How a family is mapped and measured, and where the files go."""
 
     out: Path
-    contrast: tb.Contrast
+    contrast: tb.Contrast | Sequence[tb.Contrast]
     n_null: int
     seed: int
 
@@ -64,8 +64,9 @@ class Mapper:
         activations = {}
         for role, model in family.shown():
             acts = tb.extract(model, stimuli_of(model), layers=list(family.layers))
+            images = getattr(model.encode, "reads", "text") == "images"
             read = ", ".join(f"{row.condition} {row.tokens:.1f}" for row in acts.read_lengths().itertuples())
-            tell(f"mapping {model.name} ({variant}; mean tokens: {read})")
+            tell(f"mapping {model.name} ({variant}{'' if images else f'; mean tokens: {read}'})")
             found = self.localize(acts, self.n_null)
             own = references if role == family.role else {}
             topography = self.topography(found, acts, own, n_null=self.n_null)

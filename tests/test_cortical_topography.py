@@ -45,11 +45,15 @@ def test_nulls_that_keep_smoothness_say_nothing_against_clustering(found):
     for null in ("spin", "variogram"):
         said = cell(found, "morans_i", "t", null)
         assert said["null_mean"] == pytest.approx(said["value"], abs=0.12)
+        assert np.isnan(said["p"])
 
 
 def test_agreement_is_found_where_it_is_and_not_where_it_is_not(found):
-    for null in ("spin", "variogram", "layout"):
+    for null in ("spin", "variogram"):
         assert cell(found, "map_correlation", "alike", null)["p"] <= 0.02
+    assert np.isnan(cell(found, "map_correlation", "alike", "layout")["p"])
+    plain = found.data.sel(measure="map_correlation", contrast="alike")
+    assert float(plain["p"].item()) == cell(found, "map_correlation", "alike", "spin")["p"]
     assert cell(found, "map_correlation", "unrelated", "spin")["p"] > 0.05
     # shuffled vertices know nothing of smoothness: their null is far too narrow
     assert cell(found, "map_correlation", "alike", "layout")["null_sd"] < (

@@ -263,3 +263,57 @@ def test_measured_activations_must_be_of_the_same_units():
     )
     with pytest.raises(InputError, match="50 where they are measured"):
         response_profile(activations(), LANGUAGE, measure=narrow)
+
+
+def test_one_missing_unit_leaves_the_smoothed_map_of_the_others():
+    values = VALUES.copy()
+    values[:, 10] = np.nan
+    acts = activations(values)
+    found = localize(acts, LANGUAGE, n_null=20, smooth=2.0)
+    assert np.isnan(found.values("a")).sum() == 1
+    kernel = np.exp(-(SHEET.distances() ** 2) / (2 * (2 / np.sqrt(8 * np.log(2))) ** 2))
+    kernel[:, 10] = 0
+    smoothed = np.nan_to_num(values) @ (kernel / kernel.sum(axis=1, keepdims=True)).T
+    expected = scipy_stats.ttest_ind(smoothed[:30], smoothed[30:], equal_var=False).statistic
+    keep = np.arange(72) != 10
+    np.testing.assert_allclose(found.values("a")[keep], expected[keep], rtol=1e-7)
+    assert np.isfinite(found.data["z"]).all()
+
+
+def test_random_units_are_drawn_from_all_that_have_values():
+    values = VALUES.copy()
+    values[:, 3] = np.nan
+    table = response_profile(activations(values), LANGUAGE, top=5, layer="a", n_control=30).summary()
+    assert np.isfinite(table[["random_units", "random_low", "random_high"]]).all(axis=None)
+    half = response_profile(
+        activations(), LANGUAGE, top=60, layer="a", n_control=30
+    ).summary()  # more than are left over
+    assert np.isfinite(half["random_units"]).all()
+
+
+def test_selection_follows_the_side_that_was_tested():
+    found = localize(
+        activations(-3 * np.sign(VALUES) * (np.arange(72) < 9) + VALUES), LANGUAGE, n_null=0, alternative="less"
+    )
+    chosen = found.select(q=0.9)
+    assert (found.data["t"].values[0][chosen] < 0).all()
+    with pytest.raises(InputError, match="n= goes with band="):
+        found.select(top=3, n=2)
+    with pytest.raises(InputError, match="two percentiles"):
+        found.select(band=(1, 2, 3), n=1)
+
+
+def test_a_localizer_can_be_handed_over_as_it_is_and_other_things_are_told():
+    found = localize(activations(), [LANGUAGE], n_null=0)
+
+    class Localizer:
+        contrasts = (LANGUAGE,)
+
+    np.testing.assert_array_equal(localize(activations(), Localizer(), n_null=0).data["t"], found.data["t"])
+    for wrong in ("language", None, [1]):
+        with pytest.raises(InputError, match="Contrast"):
+            localize(activations(), wrong, n_null=0)
+    with pytest.raises(InputError, match="takes activations"):
+        localize(VALUES, LANGUAGE)
+    with pytest.raises(InputError, match="whole number"):
+        localize(activations(), LANGUAGE, n_null=10.5)

@@ -182,6 +182,7 @@ def test_units_without_a_layout_cannot_be_moved():
         Sheet.grid(5, 8, wrapped=True),
         Sheet.for_width(11),
         Sheet.grid(4, 7, spacing=2.0),
+        Sheet.grid(8, 8, wrapped=True, spacing=2.0),
         Sheet(13, 4, 5).with_places([19, 0, 3, 4, 7, 8, 12, 13, 14, 15, 16, 1, 2]),
     ],
 )

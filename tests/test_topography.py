@@ -302,7 +302,130 @@ def test_a_contrast_is_not_compared_with_itself():
         sheets={"l": Sheet.grid(12, 12)},
     )
     maps = localize(acts, [Contrast("a - c", "a", "c"), Contrast("b - c", "b", "c")], n_null=0)
-    table = topography(maps, against="b - c", measures=["map_correlation"], n_null=19).summary()
+    with pytest.warns(UserWarning, match="share stimuli|fair test") as told:
+        table = topography(maps, against="b - c", measures=["map_correlation"], n_null=19).summary()
+    words = " ".join(str(one.message) for one in told)
+    assert "'a - c' may share stimuli with 'b - c'" in words
+    assert "none of the nulls layout, torus is a fair test of 'map_correlation'" in words
+    assert table["p"].isna().all()  # shuffled places know nothing of smoothness
     assert table["contrast"].tolist() == ["a - c"]
     a, b = (maps.values("l", contrast=name) for name in maps.contrasts)
     assert table["value"].item() == pytest.approx(np.corrcoef(a, b)[0, 1])
+
+
+@pytest.mark.slow
+def test_unrelated_maps_of_smooth_units_agree_as_seldom_as_p_says():
+    """On a torus the plain columns show the torus null; shuffled places would call 4 in 10 such pairs alike."""
+    sheet = Sheet.grid(16, 16, wrapped=True)
+    p = []
+    for seed in range(40):
+        values = sheet.smooth(np.random.default_rng(seed).standard_normal((80, 256)), 4.0)
+        labels = np.tile(["a", "b", "c", "d"], 20)
+        acts = Activations.from_arrays(
+            {"l": values}, StimulusSet([f"t{i}" for i in range(80)], {"condition": labels}), sheets={"l": sheet}
+        )
+        maps = localize(acts, [Contrast("a - b", "a", "b"), Contrast("c - d", "c", "d")], n_null=0)
+        found = topography(maps, activations=acts, against="c - d", measures=["map_correlation"],
+                           nulls=["layout", "torus", "labels"], n_null=49)  # fmt: skip
+        plain = found.data["p"].sel(contrast="a - b").item()
+        assert plain == found.beside("torus")["p"].sel(contrast="a - b").item()
+        assert np.isnan(found.beside("layout")["p"].sel(contrast="a - b").item())
+        p.append((plain, found.beside("labels")["p"].sel(contrast="a - b").item()))
+    assert (np.mean(np.array(p) < 0.05, axis=0) < 0.17).all()
+
+
+def test_options_reach_the_measure_and_others_are_refused(acts):
+    share = stats.low_frequency_share
+    maps = localize(acts.only("smooth"), CONTRAST, n_null=0)
+    found = topography(maps, measures=["low_frequency_share"], n_null=0).data["value"].item()
+    assert found == pytest.approx(float(share(maps.values("smooth"), SHEET, below=0.1)))
+    wide = topography(maps, measures=["low_frequency_share"], options={"low_frequency_share": {"below": 0.3}}, n_null=0)
+    assert wide.data["value"].item() == pytest.approx(float(share(maps.values("smooth"), SHEET, below=0.3)))
+    with pytest.raises(UnknownNameError, match="'neighbours'"):
+        topography(maps, measures=["morans_i"], options={"morans_i": {"neighbors": "rook"}})
+    with pytest.raises(UnknownNameError, match="option of the measure"):
+        topography(acts, measures=["generic"], options={"generic": {"seed": 1}})
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_islands_are_chosen_by_one_sided_p_whatever_was_tested(patch, alternative):
+    from scipy import stats as scipy_stats
+
+    values = patch.values("l").astype(float)
+    on = patch.labels("condition") == "a"
+    t, p = scipy_stats.ttest_ind(values[on], values[~on], equal_var=False, alternative="greater")
+    expected = stats.island_morans_i(t, p, Sheet.grid(12, 12), top=None, q=0.2, min_size=4).mean
+    maps = localize(patch, CONTRAST, n_null=0, alternative=alternative)
+    options = {"island_morans_i": {"top": None, "q": 0.2, "min_size": 4}}
+    found = topography(maps, measures=["island_morans_i"], options=options, n_null=0).data["value"].item()
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_low_dimensional_twin_sets_the_rank_null(acts):
+    values = acts.values("white")
+    flat = np.outer(values[:, 0], np.linspace(1, 2, 100)) + 0.01 * values
+    twin = Activations.from_arrays({"white": flat}, stimuli(), sheets={"white": SHEET})
+    means = []
+    for other in (None, twin):
+        found = topography(acts.only("white"), twin=other, measures=["participation_ratio"], nulls=["rank"], n_null=19,
+                           options={"participation_ratio": {"rank": 6}})  # fmt: skip
+        means.append(found.data["null_mean"].item())
+        assert found.data["value"].item() == pytest.approx(stats.participation_ratio(values))
+        assert found.data["p"].item() == pytest.approx(2 / 20)  # far above either null: two-sided
+    assert means[0] > 4
+    assert means[1] < 2
+
+
+def test_the_label_null_of_smoothed_maps_is_as_smooth_as_they_are():
+    values = np.random.default_rng(5).standard_normal((120, 400))
+    acts = Activations.from_arrays({"l": values}, stimuli(120), sheets={"l": Sheet.grid(20, 20)})
+    maps = localize(acts, CONTRAST, smooth=2.0, n_null=0)
+    row = topography(maps, activations=acts, measures=["morans_i"], nulls=["labels"], n_null=49).summary().iloc[0]
+    assert row["null_mean"] == pytest.approx(0.59, abs=0.05)
+
+
+def test_references_cannot_take_the_name_of_a_null_and_one_model_is_no_null(patch):
+    maps = localize(patch, CONTRAST, n_null=0)
+    bare = topography(maps, measures=["morans_i"], n_null=0)
+    with pytest.raises(InputError, match="name of the null"):
+        topography(maps, references={"layout": bare}, n_null=19)
+    with pytest.raises(InputError, match="by name"):
+        topography(maps, references=[bare], n_null=19)
+    with pytest.warns(UserWarning, match="fair test"):
+        alone = topography(maps, measures=["morans_i"], nulls=["torus"], references={"untrained": bare}, n_null=19)
+    with pytest.raises(InputError, match="no claim"):
+        require_null(alone)
+
+
+def test_activations_of_other_stimuli_or_sides_are_refused(patch):
+    maps = localize(patch, CONTRAST, n_null=0)
+    swapped = StimulusSet([f"t{i}" for i in range(120)], {"condition": np.tile(["b", "a"], 60)})
+    other = Activations.from_arrays({"l": patch.values("l")}, swapped, sheets={"l": Sheet.grid(12, 12)})
+    with pytest.raises(InputError, match="other t-values"):
+        topography(maps, activations=other, measures=["morans_i"], nulls=["labels"], n_null=9)
+
+
+def test_a_small_or_dead_layer_is_left_out_with_a_word_and_the_others_are_measured():
+    rng = np.random.default_rng(0)
+    layers = {"ok": rng.standard_normal((40, 36)), "head": rng.standard_normal((40, 2)), "dead": np.ones((40, 36))}
+    sheets = {"ok": Sheet.grid(6, 6), "head": Sheet.grid(1, 2), "dead": Sheet.grid(6, 6)}
+    small = Activations.from_arrays(layers, stimuli(40), sheets=sheets)
+    with pytest.warns(UserWarning, match="is not measured there") as told:
+        found = topography(small, measures=["generic", "smoothness_toponets"], n_null=9)
+    assert {str(one.message).split("'")[1] for one in told} == {"head", "dead"}
+    assert found.data["value"].sel(layer="ok").notnull().all()
+    with pytest.raises(InputError, match="'head'"):
+        distance_curve(small)
+
+
+def test_sheets_too_large_for_all_pairs_are_refused_before_the_memory_is():
+    large = Activations.from_arrays(
+        {"l": np.random.default_rng(0).standard_normal((6, 14_400)).astype(np.float32)}, stimuli(6),
+        sheets={"l": Sheet.grid(120, 120)},
+    )  # fmt: skip
+    with pytest.raises(InputError, match="all pairs of its 14,400 units"):
+        topography(large, n_null=9)
+    with pytest.raises(InputError, match="all pairs"):
+        distance_curve(large)
+    found = topography(localize(large, CONTRAST, n_null=0), measures=["morans_i"], n_null=9)
+    assert abs(found.data["z"].item()) < 6

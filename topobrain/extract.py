@@ -101,8 +101,8 @@ def extract(
     require_choice("precision", precision, get_args(Precision))
     if batch_tokens < 1:
         raise InputError(f"batch_tokens must be 1 or more, got {batch_tokens}")
-    if max_tokens is not None and max_tokens < 1:
-        raise InputError(f"max_tokens must be 1 or more, or None for whole texts; got {max_tokens}")
+    if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1):
+        raise InputError(f"max_tokens is a whole number of 1 or more, or None for whole texts; got {max_tokens!r}")
     options = {
         "layers": chosen,
         "pooling": pooling,

@@ -240,7 +240,7 @@ class Sheet:
         Parameters
         ----------
         values
-            Values (..., unit). A missing value (NaN) spreads to what the kernel reaches.
+            Values (..., unit). A value that is missing (NaN) or infinite is left out, as a hole is, and stays missing.
         fwhm
             Full width at half maximum of the kernel, in the unit of ``spacing``; 0 leaves the values as they are.
         edges
@@ -262,6 +262,14 @@ class Sheet:
             raise InputError(f"expected values (..., unit) for {self.n_units} units, got shape {given.shape}")
         if sigma == 0:
             return given.copy()
+        there = np.isfinite(given)
+        if not there.all():
+            if edges == "sum":
+                smoothed = self.smooth(np.where(there, given, 0), fwhm, edges="sum")
+            else:  # the kernel's weight that falls on values, in the place of the one that falls on units
+                weight = self.smooth(there.astype(given.dtype), fwhm)
+                smoothed = self.smooth(np.where(there, given, 0), fwhm) / np.where(there, weight, 1)
+            return np.where(there, smoothed, np.nan).astype(given.dtype)
         flat = given.reshape(-1, self.n_units)
         full = self.n_units == self.height * self.width
         if full and self.places is None:

@@ -177,6 +177,53 @@ def test_suites_of_syntaxgym_have_the_contrasts_they_can_have(real_data: Path) -
     assert [contrast.name for contrast in one.contrasts] == ["grammaticality", "agreement"]
 
 
+def test_syntaxgym_shows_every_text_once_and_in_its_contrast(real_data: Path) -> None:
+    source, shown = data.load_stimuli("syntaxgym"), data.load_localizer("syntaxgym").stimuli
+    assert (len(source), len(shown)) == (3132, 2878)
+    assert len(set(shown.items)) == len(shown)
+    assert set(shown.items) == set(source.items)
+    # A text that is on a side anywhere keeps it: only copies go.
+    for condition in ("good", "bad", "ambiguous", "unambiguous"):
+        assert set(shown.where(condition=condition).items) == set(source.where(condition=condition).items)
+    counts = shown.table["condition"].value_counts().to_dict()
+    assert counts == {"good": 1142, "bad": 1160, "ambiguous": 112, "unambiguous": 150, "other": 314}
+    # Alone, a suite keeps what another one would have held a copy of.
+    assert len(data.load_localizer("syntaxgym", suite="npz_obj").stimuli) == 96
+
+
+def test_no_minimal_pair_has_one_text_on_both_sides(real_data: Path) -> None:
+    source = data.load_stimuli("blimp")
+    equal = [first == second for first, second in zip(source.items[::2], source.items[1::2], strict=True)]
+    assert sum(equal) == 7
+    paradigms = source.column("uid")[::2][equal]
+    assert sorted(paradigms.tolist()) == ["passive_1"] * 2 + ["principle_A_case_2"] * 5
+    shown = data.load_localizer("blimp").stimuli
+    assert not set(shown.where(condition="good").items) & set(shown.where(condition="bad").items)
+    assert len(set(shown.items)) == len(shown) == 6700
+    every = data.load_localizer("blimp", uid="principle_A_case_2", n_pairs=None).stimuli
+    assert len(every) == 2 * 995
+    assert not set(every.where(condition="good").items) & set(every.where(condition="bad").items)
+    with pytest.raises(InputError, match=r"n_pairs is 2 to 995 for the paradigm 'principle_A_case_2', got 996"):
+        data.load_localizer("blimp", uid="principle_A_case_2", n_pairs=996)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("animacy", ["noun", "template"]),
+        ("concreteness", ["noun", "template"]),
+        ("visuomotor", ["verb", "object", "template"]),
+    ],
+)
+def test_halves_that_share_words_are_said_to(name: str, columns: list[str]) -> None:
+    localizer = data.load_localizer(name)
+    table = localizer.stimuli.table
+    for column in columns:
+        odd, even = (set(table[table["half"] == half][column]) for half in ("odd", "even"))
+        assert len(odd & even) >= len(odd | even) / 2, column
+    assert "held out by sentence, not by word" in localizer.notes
+
+
 def test_sentiment_of_sentences_and_of_reviews(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(data.load_localizer("sentiment", part="sst-dev", n=30).stimuli) == 60
     with pytest.raises(InputError, match=r"n_words=5 shortens the reviews of 'imdb-test'"):

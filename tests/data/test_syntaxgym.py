@@ -19,7 +19,7 @@ def test_every_suite_is_there(real_data: Path) -> None:
     assert len(set(stimuli.items)) == 2878
     assert len(set(table["suite"])) == 31
     assert set(table["circuit"]) == set(CIRCUITS)
-    assert Counter(table["condition"]) == {"good": 1238, "bad": 1238, "ambiguous": 152, "unambiguous": 152, OTHER: 352}
+    assert Counter(table["condition"]) == {"good": 1238, "bad": 1238, "ambiguous": 150, "unambiguous": 150, OTHER: 356}
     sizes = table.groupby("suite")["item"].nunique()
     assert sizes["number_orc"] == 19
     assert sizes["cleft"] == 40
@@ -31,7 +31,35 @@ def test_every_item_is_balanced(real_data: Path) -> None:
     counts = table.groupby(["suite", "item"])["condition"].value_counts().unstack(fill_value=0)
     assert (counts["good"] == counts["bad"]).all()
     assert (counts["ambiguous"] == counts["unambiguous"]).all()
-    assert ((counts["good"] > 0) ^ (counts["ambiguous"] > 0)).all()
+    sided = (counts["good"] > 0) ^ (counts["ambiguous"] > 0)
+    assert sided.index[~sided].tolist() == [("mvrr", 5), ("mvrr_mod", 5)]  # one text on both sides: set aside
+
+
+def test_no_text_is_on_both_sides_of_a_contrast(real_data: Path) -> None:
+    stimuli = data.load_stimuli("syntaxgym")
+    sides: dict[str, set[str]] = {}
+    for text, side in zip(stimuli.items, stimuli.column("condition"), strict=True):
+        sides.setdefault(text, set()).add(side)
+    for on, off in (("good", "bad"), ("ambiguous", "unambiguous")):
+        assert not [text for text, found in sides.items() if {on, off} <= found]
+
+
+def test_a_text_on_both_sides_is_set_aside_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def item(number: int, **texts: str) -> dict[str, object]:
+        conditions = [{"condition_name": name, "regions": [{"content": text}]} for name, text in texts.items()]
+        return {"item_number": number, "conditions": conditions}
+
+    path = tmp_path / "cleft.json"
+    items = [
+        item(1, np_match="one", np_mismatch="two", vp_match="three", vp_mismatch="one"),
+        item(2, np_match="four", np_mismatch="five", vp_match="four", vp_mismatch="two"),
+    ]
+    path.write_text(json.dumps({"items": items}))
+    monkeypatch.setattr("topobrain.data.syntaxgym.fetch", lambda *_: {"cleft.json": path})
+    monkeypatch.setattr("topobrain.store.manifest.Manifest.provenance", lambda *_: {}, raising=True)
+    table = data.load_stimuli("syntaxgym", suite="cleft").table
+    assert table["condition"].tolist() == [OTHER, "bad", "good", OTHER, "good", "bad", "good", "bad"]
+    assert table["cell"].tolist()[0] == f"long-distance dependency {OTHER}"
 
 
 def test_the_sides_follow_the_suites_own_predictions(real_data: Path) -> None:

@@ -43,7 +43,7 @@ def make_selectivity(sheets, *, t=None, q=None, contrasts=("language",), null=NU
 
 def make_said(mean, low, high):
     """What one null says."""
-    return dict.fromkeys(STATISTICS, np.nan) | {"null_mean": mean, "null_low": low, "null_high": high}
+    return dict.fromkeys(STATISTICS, np.nan) | {"null_mean": mean, "null_low": low, "null_high": high, "p": 0.5}
 
 
 def make_topography(values, *, name="m", nulls=None, references=None, contrast="language", measure="morans_i"):

@@ -28,8 +28,8 @@ class Contrasting(Extraction):
     """Condition(s) preferred, separated by commas (with --stimuli; default sentence)."""
     off: str | None = None
     """Condition(s) compared with, separated by commas (with --stimuli; default nonword)."""
-    by: str = "condition"
-    """Column of the conditions (with --stimuli)."""
+    by: str | None = None
+    """Column of the conditions (with --stimuli; default condition)."""
     variant: str | None = None
     """A published definition of the t-value (topoformer, tdann, topolm, brain-score, llm-localization, topo-omni, toponets)
     instead of --test, --rectify and --smooth."""
@@ -56,9 +56,11 @@ class Contrasting(Extraction):
             found = tb.load_localizer(self.localizer)
             return found.stimuli, list(found.contrasts), found.name
         on, off = self.on or "sentence", self.off or "nonword"
-        contrast = tb.Contrast(f"{on} - {off}", on=tuple(split_names(on)), off=tuple(split_names(off)), by=self.by)
+        contrast = tb.Contrast(
+            f"{on} - {off}", on=tuple(split_names(on)), off=tuple(split_names(off)), by=self.by or "condition"
+        )
         stimuli = tb.load_stimuli(self.stimuli or "langloc")
-        contrast.masks(stimuli.column(self.by))
+        contrast.masks(stimuli.column(contrast.by))
         return stimuli, [contrast], stimuli.name
 
     def options(self) -> dict[str, Any]:
@@ -122,6 +124,13 @@ class Topography(Contrasting):
             require_choice("topography measure", name, tuple(MEASURES))
         for name in split_names(self.nulls):
             require_choice("null", name, NULLS)
+        if not split_names(self.nulls):
+            raise InputError("--nulls names at least one null: layout, labels, torus or rank")
+        ranked = "participation_ratio" in split_names(self.measures)
+        if self.rank is not None and not ranked:
+            raise InputError("--rank goes with --measures participation_ratio")
+        if ranked and "rank" in split_names(self.nulls) and self.rank is None:
+            raise InputError("the null 'rank' needs --rank, the dimensions of its random subspaces")
         stimuli, contrasts, label = self.compared()
         if self.against is not None:
             require_choice("contrast", self.against, [one.name for one in contrasts])

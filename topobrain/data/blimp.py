@@ -23,7 +23,9 @@ def load_blimp(uid: str | Sequence[str] | None = None) -> StimulusSet:
     StimulusSet
         Two rows a pair, the acceptable sentence first; 1,000 pairs a paradigm. Columns: ``condition`` (``good``,
         ``bad``), ``uid``, ``field`` (``morphology``, ``semantics``, ``syntax``, ``syntax_semantics`` as in the source),
-        ``linguistics_term``, ``pair`` (identifier that the two rows share).
+        ``linguistics_term``, ``pair`` (identifier that the two rows share). In seven pairs of the source the two
+        sentences are the same text (five of ``principle_A_case_2``, two of ``passive_1``); they are kept here as they
+        are, and left out of the localizer ``blimp``.
 
     Raises
     ------

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OTHER = "other"
-"""Condition of sentences that are on neither side of their suite's contrast."""
+"""Condition of sentences that are on neither side of their suite's contrast, or whose text stands on both."""
 
 _MATCH = {"match_sing": "good", "match_plural": "good", "mismatch_sing": "bad", "mismatch_plural": "bad"}
 _LICENSED = {"neg_pos": "good", "neg_neg": "good", "pos_pos": "bad", "pos_neg": "bad"}
@@ -55,6 +55,7 @@ cannot be a main verb; an intransitive verb; a comma); the two other conditions 
 CIRCUITS = tuple(dict.fromkeys(circuit for circuit, _ in SIDES.values()))
 """What the suites test, in six groups."""
 
+_OPPOSITE = {"good": "bad", "bad": "good", "ambiguous": "unambiguous", "unambiguous": "ambiguous"}
 _BEFORE_MARK = re.compile(r"\s+([,.;:!?]|'s\b)")
 
 
@@ -70,7 +71,8 @@ def load_syntaxgym(suite: str | Sequence[str] | None = None) -> StimulusSet:
     -------
     StimulusSet
         3,132 sentences, 2,878 different ones: suites share some. Columns: ``condition`` (``good`` and ``bad``, in
-        garden-path suites ``ambiguous`` and ``unambiguous``; ``other`` if on neither side, see `SIDES`), ``suite``,
+        garden-path suites ``ambiguous`` and ``unambiguous``; ``other`` if on neither side, see `SIDES`, or if the same
+        text stands on the opposite side too, as in item 5 of ``mvrr`` and ``mvrr_mod``), ``suite``,
         ``circuit`` (``agreement``, ``licensing``, ``garden path``, ...), ``syntax_condition`` (its name in the suite),
         ``item`` (number within the suite; suites of a family share their items), ``cell`` (circuit and condition,
         "agreement good"), ``half`` (``odd``, ``even`` by the number of the item). As in the source, most sentences have
@@ -106,6 +108,7 @@ def load_syntaxgym(suite: str | Sequence[str] | None = None) -> StimulusSet:
         for text, row in _sentences(name, files[known[name]]):
             texts.append(text)
             rows.append(row)
+    _set_aside(texts, rows)
     provenance = manifest.provenance(*files)
     title = f"syntaxgym-{wanted[0]}" if len(wanted) == 1 else "syntaxgym"
     return StimulusSet(texts, pd.DataFrame(rows), name=title, provenance=provenance)
@@ -163,6 +166,14 @@ def _sentences(suite: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
         if missing:
             raise InputError(f"{path}: item {number} lacks the condition {listed(sorted(missing))}")
     return made
+
+
+def _set_aside(texts: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Make rows ``other`` whose text is on both sides of a contrast: it cannot tell one side from the other."""
+    standing = {(text, row["condition"]) for text, row in zip(texts, rows, strict=True)}
+    for text, row in zip(texts, rows, strict=True):
+        if (text, _OPPOSITE.get(row["condition"])) in standing:
+            row |= {"condition": OTHER, "cell": f"{row['circuit']} {OTHER}"}
 
 
 def join_regions(regions: Sequence[str]) -> str:

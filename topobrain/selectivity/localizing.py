@@ -95,10 +95,16 @@ def localize(
     ----------
     Fedorenko et al. (2010), J. Neurophysiol. 104:1177; AlKhamissi et al. (2025), NAACL (localizers for language models).
     """
-    contrasts = [contrast] if isinstance(contrast, Contrast) else list(contrast)
+    if not isinstance(activations, Activations):
+        raise InputError(
+            f"localize takes activations (extract, or Activations.from_arrays), got {type(activations).__name__}"
+        )
+    contrasts = _contrasts(contrast)
     names = [one.name for one in contrasts]
     if not contrasts or len(set(names)) != len(names):
         raise InputError(f"contrasts need different names, one or more of them; got {names}")
+    if isinstance(n_null, bool) or not isinstance(n_null, int | np.integer):
+        raise InputError(f"n_null is a whole number of draws, got {n_null!r}")
     if n_null < 0 or n_null == 1 or seed < 0:
         raise InputError(f"n_null must be 0 (no null) or at least 2, and seed at least 0; got {n_null} and {seed}")
     require_choice("correction", fdr, get_args(Correction))
@@ -148,6 +154,23 @@ def localize(
         },
     )  # fmt: skip
     return Selectivity(data)
+
+
+def _contrasts(given: Any) -> list[Contrast]:
+    """Return one contrast, several, or those of a localizer as a list."""
+    if isinstance(given, Contrast):
+        return [given]
+    several = getattr(given, "contrasts", given)
+    if (
+        isinstance(several, str)
+        or not isinstance(several, Sequence)
+        or not all(isinstance(c, Contrast) for c in several)
+    ):
+        raise InputError(
+            f"contrast is a Contrast, several of them or a localizer, got {given!r}: for instance "
+            "Contrast('language', on='sentence', off='nonword')"
+        )
+    return list(several)
 
 
 def _morans_i_tests(

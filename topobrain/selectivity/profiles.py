@@ -13,7 +13,7 @@ from topobrain.activations import Activations
 from topobrain.results import Result
 from topobrain.selectivity.t_maps import stimulus_labels
 from topobrain.stats.contrast import TTest
-from topobrain.stats.selection import random_like, select_top
+from topobrain.stats.selection import select_top
 from topobrain.stimuli import Contrast
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class Profile(Result):
     ``response (fold, condition)``: mean activation of the selected units; ``t (fold)``, ``p (fold)``: of the contrast in
     their mean response to the held-out stimuli (NaN where the measured stimuli lack a side of it); ``selected (fold,
     unit)``: the units. ``mean low high (condition)``: over folds, with a 95 % bootstrap interval over stimuli;
-    ``control_mean control_low control_high (condition)``: as many random units in each layer, middle 95 % of the draws.
+    ``control_mean control_low control_high (condition)``: as many random units in each layer, middle 95 % of the draws:
+    how far units differ anyway. It is no test: selection and measurement exchange their stimuli between folds.
     """
 
     kind: ClassVar[str] = "profile"
@@ -231,11 +232,18 @@ def _require_same_units(activations: Activations, measure: Activations, layers: 
 def _random_means(
     target: np.ndarray, mask: np.ndarray, groups: np.ndarray, n_control: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return mean responses (stimulus, draw) of random units outside a mask, as many in every layer."""
+    """Return mean responses (stimulus, draw) of random units, as many in every layer as the mask has.
+
+    Selected units may be drawn too: leaving them out would make the band too narrow where nothing is selective.
+    """
+    present = np.isfinite(target).all(axis=0)
     choice = np.zeros((target.shape[1], n_control))
-    for draw in range(n_control):
-        choice[random_like(mask, groups, seed=int(rng.integers(2**31))), draw] = 1 / mask.sum()
-    return np.asarray(target @ choice)
+    for group in np.unique(groups[mask]):
+        units = np.flatnonzero((groups == group) & present)
+        wanted = int(mask[groups == group].sum())
+        for draw in range(n_control):
+            choice[rng.choice(units, size=wanted, replace=False), draw] = 1 / mask.sum()
+    return np.asarray(np.where(np.isfinite(target), target, 0.0) @ choice)
 
 
 def _by_condition(response: np.ndarray, drawn: np.ndarray, control: np.ndarray) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Selectivity(UnitResult):
         top
             The highest signed t: a share of units (0.01 = the top 1 %) or an exact count; ties never enlarge the mask.
         q
-            False discovery rate: the units with a q-value below it and a positive t.
+            False discovery rate: the units with a q-value below it and a positive t (a negative one if ``"less"`` was tested).
         band
             Percentiles of signed t between which ``n`` units are drawn: (80, 90) draws from that decile, (100, 100) takes
             the highest, (0, 0) the lowest.
@@ -100,16 +100,21 @@ class Selectivity(UnitResult):
         """
         if sum(given is not None for given in (top, q, band)) != 1:
             raise InputError("select by exactly one of top=, q= and band=")
+        if n is not None and band is None:
+            raise InputError("n= goes with band=: give top= for the highest units")
         t = np.array(self.data["t"].sel(contrast=self.contrast(contrast)).values, dtype=np.float64)
         inside = np.zeros(t.size, dtype=bool)
         inside[slice(None) if layer is None else self.unit_slice(layer)] = True
         if q is not None:
-            if not 0 < q < 1:
+            if not isinstance(q, float | int) or not 0 < q < 1:
                 raise InputError(f"q is a false discovery rate between 0 and 1, got {q}")
             found = np.asarray(self.data["q"].sel(contrast=self.contrast(contrast)).values)
-            return np.asarray((found < q) & (t > 0) & inside)
+            below = self.provenance.get("localize", {}).get("alternative") == "less"
+            return np.asarray((found < q) & ((t < 0) if below else (t > 0)) & inside)
         mask = np.zeros(t.size, dtype=bool)
         if band is not None:
+            if len(band) != 2 or not all(isinstance(edge, float | int) for edge in band):
+                raise InputError(f"band is two percentiles, such as (80, 90); got {band!r}")
             mask[inside] = select_band(t[inside], *band, n=n, seed=seed)
         else:
             mask[inside] = select_top(t[inside], top if top is not None else 0)

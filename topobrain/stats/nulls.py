@@ -77,7 +77,8 @@ def compare_with_null(value: float, null: Float[np.ndarray, " null"], *, alterna
     above = (1 + int((draws >= value - ROUNDING).sum())) / (1 + draws.size)
     below = (1 + int((draws <= value + ROUNDING).sum())) / (1 + draws.size)
     p = {"greater": above, "less": below, "two-sided": min(1.0, 2 * min(above, below))}[alternative]
-    z = (value - mean) / sd if sd > 0 else np.nan
+    # draws that are all one number differ in rounding only: there is nothing to scale a distance by
+    z = (value - mean) / sd if sd > ROUNDING * max(1.0, abs(mean)) else np.nan
     corrected = (value - mean) / (1 - mean) if mean < 1 else np.nan
     return NullTest(float(value), mean, sd, float(z), float(p), float(corrected))
 

@@ -17,7 +17,7 @@ from topobrain.stats.nulls import layout_permutations
 from topobrain.stats.surface_nulls import NearestUnits, spin_permutations, spun, variogram_surrogates
 from topobrain.surface import CorticalMap, Surface
 from topobrain.topography.measures import MEASURES, Measure
-from topobrain.topography.measuring import said
+from topobrain.topography.measuring import said, without_p
 from topobrain.topography.result import Cells, Topography
 
 NULLS = ("layout", "variogram", "spin")
@@ -118,15 +118,17 @@ def cortical_topography(
         for null in nulls:
             index_draws, r_draws = draws.of(null, values, agreement)
             found = said(CORTICAL_MEASURES["morans_i"], index, index_draws)
-            if null != "layout":
-                found |= dict.fromkeys(("z", "p", "corrected"), np.nan)
+            if null != "layout":  # keeps the map's own smoothness: no test of it
+                found = without_p(found)
             cells.set("morans_i", layer, name, null=null, said=found)
             if agreement is not None:
                 found = said(CORTICAL_MEASURES["map_correlation"], r, r_draws)
+                if null == "layout":  # knows nothing of smoothness, which alone makes maps agree now and then
+                    found = without_p(found)
                 cells.set("map_correlation", layer, name, null=null, said=found)
         if name in cortical.p:
             n_significant[name] = _measure_significant(cells, cortical, draws, layer, name, q, nulls)
-    variables, coords = cells.dataset()
+    variables, coords = cells.dataset({"map_correlation": ("spin", "variogram", "layout")})
     fields: dict[str, Any] = {
         # the provenance's own name is that of the data set
         "map": {**cortical.provenance, "name": cortical.name, "space": cortical.space, "hemisphere": cortical.hemisphere},

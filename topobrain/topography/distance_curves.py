@@ -13,6 +13,7 @@ from topobrain._checks import InputError
 from topobrain.activations import Activations
 from topobrain.results import Result
 from topobrain.selectivity.result import Selectivity
+from topobrain.selectivity.t_maps import varies
 from topobrain.stats.smoothness import (
     distance_bins,
     response_correlation_curve,
@@ -20,6 +21,7 @@ from topobrain.stats.smoothness import (
     selectivity_difference_curve,
     selectivity_difference_curve_null,
 )
+from topobrain.topography.measuring import MAX_PAIRED_UNITS, MIN_UNITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,6 +90,8 @@ def distance_curve(
     InputError
         No layer has a layout.
     """
+    if not isinstance(result, Activations | Selectivity):
+        raise InputError(f"distance_curve measures activations or t-maps, got {type(result).__name__}")
     wanted = [name for name in result.layers if result.sheet(name).has_layout] if layers is None else list(layers)
     if not wanted:
         raise InputError("no layer of this result has a layout: distances between its units are not defined")
@@ -102,12 +106,22 @@ def distance_curve(
     found = np.full((len(CURVE), len(wanted), longest), np.nan)  # a smaller sheet fills its first bins only
     for row, (layer, bins) in enumerate(zip(wanted, every, strict=True)):
         sheet = result.sheet(layer)
+        if sheet.n_units > MAX_PAIRED_UNITS:
+            raise InputError(
+                f"a distance curve looks at all pairs of units, at most {MAX_PAIRED_UNITS:,} are done; layer {layer!r} has "
+                f"{sheet.n_units:,}"
+            )
         if isinstance(result, Activations):
             values = result.values(layer)
+            alive = int((np.isfinite(values).all(axis=0) & (np.ptp(values, axis=0) > 0)).sum())
+            if alive < MIN_UNITS:
+                raise InputError(f"layer {layer!r} has {alive} units that respond differently to any two stimuli")
             curve = response_correlation_curve(values, sheet, bins=bins)
             null = response_correlation_curve_null(values, sheet, n_null=n_null, seed=seed, bins=bins)
         else:
             t = result.values(layer, contrast=contrast)
+            if not varies(t):
+                raise InputError(f"the t-map of layer {layer!r} does not vary: it has no distance curve")
             curve = selectivity_difference_curve(t, sheet, bins=bins)
             null = selectivity_difference_curve_null(t, sheet, n_null=n_null, seed=seed, bins=bins)
         low_edge, high_edge = np.percentile(null, [2.5, 97.5], axis=0)  # a bin without pairs is NaN in every draw

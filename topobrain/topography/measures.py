@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from topobrain._checks import unknown
 from topobrain.sheet import Sheet
 from topobrain.stats.clusters import grow_clusters
 from topobrain.stats.dimensionality import participation_ratio, rank_matched_null
@@ -44,13 +45,18 @@ class Measure:
     null
         For measures of responses: draws of the layout null, (values, sheet, n_null, seed, **options) -> (null,).
     nulls
-        Which nulls say something on it.
+        Which nulls say something on it, the one that its plain columns show first.
+    unfair
+        Nulls that break what two maps agree by anyway (their smoothness), unless maps are smoothed after units have changed
+        places: their mean and spread are kept, no z, p or corrected index is given.
     bounded
         Whether 1 is its highest value, so that (value - null) / (1 - null) means something.
     two_sided
         Whether neither direction is more topographic.
     source
         Where it comes from.
+    own_options
+        What ``options={name: {...}}`` may set (draws and seed are those of the whole measurement).
     """
 
     title: str
@@ -59,8 +65,16 @@ class Measure:
     source: str
     null: Callable[..., np.ndarray] | None = None
     nulls: tuple[str, ...] = ("layout", "labels")
+    unfair: tuple[str, ...] = ()
     bounded: bool = True
     two_sided: bool = False
+    own_options: tuple[str, ...] = ()
+
+    def check_options(self, name: str, given: Mapping[str, Any]) -> None:
+        """Raise for an option the measure does not have."""
+        for option in given:
+            if option not in self.own_options:
+                raise unknown(f"option of the measure {name!r}", option, self.own_options)
 
 
 def _each(function: Callable[..., float]) -> MapFunction:
@@ -104,15 +118,27 @@ def _generic(form: str) -> dict[str, Any]:
     return {"of": value, "null": null}
 
 
+_WEIGHTING = ("neighbours", "reach", "row_standardised", "weights")
+_BINS = ("n_bins", "low", "high")
+_PAIRS = ("radii", "max_distance", "n_pairs")
+_GROWTH = ("seed_threshold", "grow_threshold", "min_size", "neighbours")
+
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
-        "morans_i": Measure("Moran's I of the map", "map", morans_i, "Moran 1950; TopoLM"),
-        "smoothness_tdann": Measure("smoothness S of the map", "map", smoothness_tdann, "TDANN"),
+        "morans_i": Measure("Moran's I of the map", "map", morans_i, "Moran 1950; TopoLM", own_options=_WEIGHTING),
+        "smoothness_tdann": Measure(
+            "smoothness S of the map",
+            "map",
+            smoothness_tdann,
+            "TDANN",
+            own_options=(*_BINS, "n_samples", "sample_size", "seed"),
+        ),
         "generic": Measure(
             "generic topography t_g of responses",
             "responses",
             source="Topoformer",
             nulls=("layout",),
+            own_options=_PAIRS,
             **_generic("spearman"),
         ),
         "generic_pearson": Measure(
@@ -120,6 +146,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "responses",
             source="Topoformer",
             nulls=("layout",),
+            own_options=_PAIRS,
             **_generic("pearson"),
         ),
         "generic_ratio": Measure(
@@ -128,6 +155,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             source="ITN",
             nulls=("layout",),
             bounded=False,
+            own_options=_PAIRS,
             **_generic("ratio"),
         ),
         "smoothness_toponets": Measure(
@@ -136,17 +164,28 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             smoothness_toponets,
             "TopoNets",
             null=smoothness_toponets_null,
+            own_options=_BINS,
             nulls=("layout",),
             bounded=False,
         ),
         "low_frequency_share": Measure(
-            "share of the map's variance at low frequency", "map", _low_frequency_share, "All-TNN"
+            "share of the map's variance at low frequency",
+            "map",
+            _low_frequency_share,
+            "All-TNN",
+            own_options=("below",),
         ),
         "n_clusters": Measure(
-            "clusters of the map", "map", _each(_n_clusters), "TopoLM", bounded=False, two_sided=True
+            "clusters of the map",
+            "map",
+            _each(_n_clusters),
+            "TopoLM",
+            bounded=False,
+            two_sided=True,
+            own_options=_GROWTH,
         ),
         "largest_cluster": Measure(
-            "units in the largest cluster", "map", _each(_largest_cluster), "TopoLM", bounded=False
+            "units in the largest cluster", "map", _each(_largest_cluster), "TopoLM", bounded=False, own_options=_GROWTH
         ),
         "island_morans_i": Measure(
             "mean Moran's I inside islands of significant units",
@@ -154,10 +193,24 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             island_morans_i,
             "Topo-Omni",
             nulls=("layout",),
+            own_options=("q", "top", "min_size"),
         ),
-        "ssim": Measure("structural similarity of two maps", "two maps", _ssim, "TopoNets", nulls=("layout", "torus")),
+        "ssim": Measure(
+            "structural similarity of two maps",
+            "two maps",
+            _ssim,
+            "TopoNets",
+            nulls=("torus", "labels", "layout"),
+            unfair=("layout",),
+            own_options=("sigma", "data_range", "level", "border"),
+        ),
         "map_correlation": Measure(
-            "correlation of two maps", "two maps", _map_correlation, "", nulls=("layout", "torus")
+            "correlation of two maps",
+            "two maps",
+            _map_correlation,
+            "",
+            nulls=("torus", "labels", "layout"),
+            unfair=("layout",),
         ),
         "participation_ratio": Measure(
             "effective dimensionality of responses",
@@ -166,6 +219,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "TDANN, TopoNets",
             null=rank_matched_null,
             nulls=("rank",),
+            own_options=("rank", "unbiased"),
             bounded=False,
             two_sided=True,
         ),

@@ -19,7 +19,13 @@ from topobrain.stats.map_similarity import map_similarity_null
 from topobrain.stats.nulls import compare_with_null
 from topobrain.stimuli import Contrast
 from topobrain.topography.measures import DEFAULT, MEASURES, Measure
-from topobrain.topography.result import ALL_STIMULI, Cells, Topography
+from topobrain.topography.result import ALL_STIMULI, STATISTICS, Cells, Topography
+
+MIN_UNITS = 4
+"""Fewer units have no topography to measure."""
+
+MAX_PAIRED_UNITS = 12_000
+"""Measures that look at all pairs of units hold a square matrix of them: 1.2 GB at this size."""
 
 NULLS = ("layout", "torus", "labels", "rank")
 """Units change places; a map is shifted round the torus; stimuli change sides; responses of a lower rank."""
@@ -93,17 +99,26 @@ def topography(
     """
     given = _Given.of(result, activations, against, twin)
     chosen = _chosen(measures, given)
-    asked = list(dict.fromkeys(nulls))
+    asked = list(dict.fromkeys([nulls] if isinstance(nulls, str) else nulls))
     for name in asked:
         require_choice("null", name, NULLS)
+    if isinstance(n_null, bool) or not isinstance(n_null, int | np.integer):
+        raise InputError(f"n_null is a whole number of draws, got {n_null!r}")
     if n_null < 0 or n_null == 1 or seed < 0:
         raise InputError(f"n_null must be 0 (no null) or at least 2, and seed at least 0; got {n_null} and {seed}")
     settings = {name: dict(fields) for name, fields in (options or {}).items()}
-    for name in settings:
+    for name, extra in settings.items():
         if name not in chosen:
             raise unknown("measure with options", name, chosen, "(of those measured here)")
+        MEASURES[name].check_options(name, extra)
     beside = references or {}
+    if not isinstance(beside, Mapping):
+        raise InputError('references are results by name: references={"untrained": topography(...)}')
+    for name in beside:
+        if name in NULLS:
+            raise InputError(f"a reference cannot have the name of the null {name!r}")
     contrasts = [*given.contrasts, *([ALL_STIMULI] if any(MEASURES[m].needs == "responses" for m in chosen) else [])]
+    _require_room(given, chosen)
     cells = Cells(chosen, given.layers, contrasts, [*(asked if n_null else []), *beside])
     for layer in given.layers:
         for name in chosen:
@@ -117,7 +132,9 @@ def topography(
             _measure_maps(cells, given, layer, on_maps, settings, asked, n_null, seed)
     for name, others in beside.items():
         _set_beside(cells, name, several(others))
-    variables, coords = cells.dataset()
+    variables, coords = cells.dataset({name: MEASURES[name].nulls for name in chosen})
+    if n_null:
+        _warn_of_silence(cells, chosen, asked)
     fields = {key: value for key, value in result.provenance.items() if key != "versions"}
     fields["topography"] = {
         "measures": chosen, "nulls": asked, "options": settings, "n_null": n_null, "seed": seed,
@@ -152,12 +169,21 @@ class _Given:
             )
         if activations is not None:
             _require_origin(result, activations)
+        if "contrasts" not in result.provenance.get("localize", {}):
+            raise InputError("these t-maps do not say how they were made (an older file): localize again")
         if isinstance(against, str):
             result.contrast(against)
-        elif against is not None:
+            if len(result.contrasts) == 1:
+                raise InputError(f"{against!r} is the only contrast here: there is no other map to compare it with")
+            _warn_of_shared_stimuli(result, against)
+        elif isinstance(against, Selectivity):
             for layer in result.layers:
-                if against.sheet(layer).n_units != result.sheet(layer).n_units:
-                    raise InputError(f"layer {layer!r} has other units in the maps to compare with")
+                if against.sheet(layer) != result.sheet(layer):
+                    raise InputError(f"layer {layer!r} has another sheet in the maps to compare with")
+            for name in result.contrasts:
+                against.contrast(name)
+        elif against is not None:
+            raise InputError(f"against= is a Selectivity or the name of a contrast, got {type(against).__name__}")
         return cls(result, activations, against, twin)
 
     @property
@@ -190,6 +216,11 @@ class _Given:
         assert self.against is not None
         return np.stack([self.against.values(layer, contrast=name) for name in self.contrasts])
 
+    @property
+    def smoothed(self) -> bool:
+        """Whether the t-maps were smoothed: their layout null is then as smooth as they are."""
+        return self.maps is not None and bool(self.maps.provenance.get("localize", {}).get("smooth"))
+
     def is_itself(self, measure: str, contrast: str) -> bool:
         """Whether a measure of two maps would compare a map with itself."""
         return MEASURES[measure].needs == "two maps" and self.against == contrast
@@ -205,6 +236,23 @@ class _Given:
         return recipe, Sides.of(self.activations, contrasts)
 
 
+def _warn_of_shared_stimuli(maps: Selectivity, against: str) -> None:
+    """Warn where two contrasts use the same conditions: their maps then agree in noise too."""
+    fields = {one["name"]: one for one in maps.provenance["localize"]["contrasts"]}
+    other = fields[against]
+    shared = [
+        name
+        for name, one in fields.items()
+        if name != against and (one["by"] != other["by"] or {*one["on"], *one["off"]} & {*other["on"], *other["off"]})
+    ]
+    if shared:
+        warnings.warn(
+            f"{', '.join(repr(name) for name in shared)} may share stimuli with {against!r}: such maps agree in noise too. "
+            "Localize each on half of the stimuli for a test",
+            stacklevel=4,
+        )
+
+
 def _require_origin(maps: Selectivity, activations: Activations) -> None:
     """Raise unless the activations can be those behind the maps."""
     for layer in maps.layers:
@@ -216,6 +264,14 @@ def _require_origin(maps: Selectivity, activations: Activations) -> None:
         here, there = (one.provenance.get(part, {}).get(field) for one in (maps, activations))
         if here is not None and there is not None and here != there:
             raise InputError(f"the activations are not those behind the t-maps: another {what}")
+    recipe, sides = _Given(maps, activations, None, None).origin()
+    assert sides is not None
+    layer = maps.layers[0]
+    first = slice(None) if recipe.smooth else slice(0, 256)
+    values = recipe.prepare(activations.values(layer, first).astype(np.float64), maps.sheet(layer))
+    told = np.stack([maps.values(layer, contrast=name) for name in maps.contrasts])[:, first]
+    if not np.allclose(sides.t_maps(values, recipe.test).t, told, rtol=1e-5, atol=1e-6, equal_nan=True):
+        raise InputError("the activations are not those behind the t-maps: they give other t-values")
 
 
 def _chosen(measures: Sequence[str] | None, given: _Given) -> list[str]:
@@ -238,6 +294,39 @@ def _chosen(measures: Sequence[str] | None, given: _Given) -> list[str]:
         if lack is not None:
             raise InputError(f"measure {name!r} needs {lack}")
     return names
+
+
+def _require_room(given: _Given, measures: Sequence[str]) -> None:
+    """Raise before a measure of all pairs of units would fill the memory."""
+    paired = [name for name in measures if name.startswith(("generic", "smoothness"))]
+    for layer in given.layers if paired else ():
+        n_units = given.sheet(layer).n_units
+        if given.sheet(layer).has_layout and n_units > MAX_PAIRED_UNITS:
+            raise InputError(
+                f"{', '.join(paired)} of layer {layer!r} look at all pairs of its {n_units:,} units, at most "
+                f"{MAX_PAIRED_UNITS:,} are done: leave them out (measures=['morans_i']) or take a part of the sheet"
+            )
+
+
+def _warn_of_layer(layer: str, why: str, measures: str) -> None:
+    warnings.warn(f"layer {layer!r} {why}: {measures} is not measured there", stacklevel=4)
+
+
+def _warn_of_silence(cells: Cells, measures: Sequence[str], nulls: Sequence[str]) -> None:
+    """Warn of measures that have a value and, of the nulls asked for, none that speaks."""
+    tested = cells.by_null[: len(nulls), STATISTICS.index("p")]
+    for row, name in enumerate(measures):
+        if np.isfinite(cells.value[row]).any() and not np.isfinite(tested[:, row]).any():
+            warnings.warn(
+                f"none of the nulls {', '.join(nulls) or '(none was asked for)'} is a fair test of {name!r} here "
+                f"(those that can: {', '.join(MEASURES[name].nulls)}; torus needs a wrapped sheet)",
+                stacklevel=3,
+            )
+
+
+def without_p(found: dict[str, float]) -> dict[str, float]:
+    """Return what a null says, without z, p and corrected index: where it is no fair test."""
+    return found | dict.fromkeys(("z", "p", "corrected"), np.nan)
 
 
 def said(measure: Measure, value: float, null: np.ndarray) -> dict[str, float]:
@@ -278,6 +367,10 @@ def _measure_responses(
     if not sheet.has_layout:
         return
     values = given.activations.values(layer)
+    alive = int((np.isfinite(values).all(axis=0) & (np.ptp(values, axis=0) > 0)).sum()) if len(values) else 0
+    if alive < MIN_UNITS:
+        _warn_of_layer(layer, f"has {alive} units that respond differently to any two stimuli", name)
+        return
     value = float(measure.of(values, sheet, **options))
     cells.set(name, layer, ALL_STIMULI, value=value)
     if n_null and "layout" in nulls and measure.null is not None:
@@ -294,7 +387,7 @@ def _measure_maps(
     usable = np.flatnonzero([varies(one) for one in t])
     if usable.size < len(t):
         left = [name for row, name in enumerate(given.contrasts) if row not in usable]
-        warnings.warn(f"layer {layer!r} does not vary in {left}: no topography is measured there", stacklevel=3)
+        _warn_of_layer(layer, f"does not vary in {left}", ", ".join(names))
     if usable.size == 0:
         return
     pairs = given.other(layer)[usable] if any(MEASURES[name].needs == "two maps" for name in names) else None
@@ -338,6 +431,8 @@ def _measure_maps(
             for column, row in enumerate(usable):
                 if np.isfinite(values[name][column]):
                     found = said(MEASURES[name], float(values[name][column]), draws[name][:, column])
+                    if null in MEASURES[name].unfair and not given.smoothed:
+                        found = without_p(found)
                     cells.set(name, layer, given.contrasts[row], null=null, said=found)
 
 
@@ -352,6 +447,9 @@ def _measure_islands(
     sheet = given.sheet(layer)
     for contrast in given.contrasts:
         t, p = (given.maps.values(layer, one, contrast=contrast) for one in ("t", "p"))
+        if not varies(t):
+            _warn_of_layer(layer, f"does not vary in {contrast!r}", "island_morans_i")
+            continue
         if recipe.test.alternative == "two-sided":
             p = np.where(t > 0, p / 2, 1 - p / 2)
         elif recipe.test.alternative == "less":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -113,10 +113,21 @@ class Cells:
             for column, name in enumerate(STATISTICS):
                 self.by_null[(self.nulls.index(null), column, *cell)] = said[name]
 
-    def dataset(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return variables and coordinates; the first null that says something on a cell gives its plain columns."""
-        mean = self.by_null[:, STATISTICS.index("null_mean")]
-        first = np.isfinite(mean).argmax(axis=0) if len(self.nulls) else np.zeros(self.value.shape, dtype=int)
+    def dataset(self, order: Mapping[str, Sequence[str]] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return variables and coordinates.
+
+        The plain columns of a cell show the first null that says something on it, in the order of ``order[measure]`` where
+        given, else in the order of the nulls; a null without p comes after those with one.
+        """
+        first = np.zeros(self.value.shape, dtype=int)
+        if self.nulls:
+            mean, p = (self.by_null[:, STATISTICS.index(name)] for name in ("null_mean", "p"))
+            for row, measure in enumerate(self.names["measure"]):
+                wanted = (order or {}).get(measure, ())
+                rank = np.array([wanted.index(null) if null in wanted else len(wanted) for null in self.nulls])
+                # speaks with a p, speaks without one, is silent; then the order asked for
+                silence = np.where(np.isfinite(p[:, row]), 0, np.where(np.isfinite(mean[:, row]), 1, 2))
+                first[row] = (silence * 1000 + rank[:, None, None] * 10).argmin(axis=0)
         variables: dict[str, Any] = {"value": (AXES, self.value)}
         for name in COLUMNS[1:]:
             if self.nulls:
@@ -132,11 +143,13 @@ class Cells:
 
 
 def require_null(result: Topography) -> None:
-    """Raise unless every value of a result stands beside a null."""
-    bare = result.data["value"].notnull() & result.data["null_mean"].isnull()
+    """Raise unless every value of a result stands beside a null that gives a p: one other model is none."""
+    tested = result.data["by_null"].sel(statistic="p").notnull().any("null")
+    bare = result.data["value"].notnull() & ~tested
     if bool(bare.any()):
         measure = str(result.data["measure"].values[np.argwhere(bare.values)[0][0]])
         raise InputError(
             f"measure {measure!r} has no null here, and a map statistic without one is no claim on topography: smoothing "
-            "alone gives Moran's I of .60. Measure again with n_null=1000"
+            "alone gives Moran's I of .60. Measure again with n_null=1000 and a null that speaks on it "
+            "(layout and labels on one map, torus or labels on two)"
         )

@@ -125,7 +125,7 @@ the toys / the dolls / the books | were | dropped | forgotten | in the garden | 
 the sailor / the captain / the boy | was | washed | thrown | onto the shore | was still alive
 the bird / the rabbit / the fox | was | returned | taken | to the forest | lived for many years
 the boy / the girl / the child | was | returned | driven | to the village | found a new friend
-the children / the guests / the workers | were | gathered | driven | into the hall | began to sing
+the children / the guests / the workers | were | crowded | driven | into the hall | began to sing
 the water / the oil / the wine | was | poured | thrown | on the fire | made everyone cough
 """
 

@@ -7,7 +7,8 @@ word is equal within a pair. The two nouns have equally many letters and close c
 
 Published analogue: the animacy suite of the Topoformer study, whose sentences are not public; the idea of matched nouns
 is that of picture and word norms. Limits: frames that suit both kinds of noun are about being seen, found or moved, so
-agency, which goes with animacy in natural text, is not in them; people and animals are mixed on purpose.
+agency, which goes with animacy in natural text, is not in them; people and animals are mixed on purpose. The two halves
+(column ``half``) of the localizer share nouns and frames: a held-out profile is held out by sentence, not by word.
 """
 
 from __future__ import annotations

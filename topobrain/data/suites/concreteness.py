@@ -8,7 +8,8 @@ Published analogue: the concreteness suite of the Topoformer study, whose senten
 concrete and abstract words such as those of Moseley and Pulvermueller (2014), which `load_stimuli("moseley")` reads.
 Limits: frames that suit both kinds of noun are about talking, thinking and judging, so the concrete nouns stand in
 contexts that are more abstract than usual; abstract nouns are somewhat more frequent here (by a factor of 1.2 in
-the geometric mean of their counts).
+the geometric mean of their counts). The two halves (column ``half``) of the localizer share nouns and frames: a held-out
+profile is held out by sentence, not by word.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 from topobrain._checks import InputError
 from topobrain.stimuli import Contrast, StimulusSet
 
-VERSION = 1
+VERSION = 2
 """Version of the sentences; it goes up whenever a list, a template or the way of drawing changes."""
 MAX_CANDIDATES = 6000
 """Combinations a draw chooses from; larger pools are thinned at random first, which costs no evenness."""

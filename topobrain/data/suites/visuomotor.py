@@ -7,7 +7,8 @@ verb phrases have equally many words and differ by one letter at most. Pool: 12 
 
 Published analogue: the visuomotor suite of the Topoformer study, whose sentences are not public. Limits: *visual* and
 *motor* differ in verb class too (verbs of perception and of contact take different kinds of object in natural text),
-and *looked into* or *glanced at* are themselves movements of the eyes.
+and *looked into* or *glanced at* are themselves movements of the eyes. The two halves (column ``half``) of the localizer
+share verbs, objects and frames: a held-out profile is held out by sentence, not by word.
 """
 
 from __future__ import annotations
