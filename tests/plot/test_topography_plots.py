@@ -104,7 +104,7 @@ def test_values_without_a_null_are_refused():
         tb.plot.topography([make_topography(LAYERS, name="a"), make_topography(LAYERS, name="b", nulls={})],
                            measure="morans_i")  # fmt: skip
     half = make_topography(LAYERS)
-    half.data["null_mean"].values[0, 1] = np.nan
+    half.data["by_null"].loc[{"statistic": "p", "layer": list(LAYERS)[1]}] = np.nan
     with pytest.raises(InputError, match="has no null here"):
         tb.plot.topography(half, measure="morans_i")
     assert plt.get_fignums() == []

@@ -234,7 +234,7 @@ def load_cortical_map(name: str) -> CorticalMap:
     ----------
     name
         ``"noun-verb"``: group noun-versus-verb contrast on the left hemisphere, fsLR-32k. The file does not say which sign
-        stands for nouns.
+        stands for nouns; TopoLM, from whose repository it comes, reads t < 0 as nouns.
 
     Returns
     -------
