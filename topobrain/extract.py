@@ -96,6 +96,11 @@ def extract(
     DataFileError
         The cache cannot be written (full disk, no permission): what was done so far is kept and used next time.
     """
+    if not isinstance(stimuli, StimulusSet):
+        hint = (
+            "pass its .stimuli" if hasattr(stimuli, "stimuli") else "make one: StimulusSet(texts, {'condition': [...]})"
+        )
+        raise InputError(f"extract reads a StimulusSet, got {type(stimuli).__name__}: {hint}")
     chosen = _chosen_layers(model, layers)
     require_choice("pooling", pooling, get_args(Pooling))
     require_choice("precision", precision, get_args(Precision))

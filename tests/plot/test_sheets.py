@@ -42,13 +42,13 @@ def test_a_map_shows_the_values_on_a_scale_with_zero_in_its_middle():
     assert np.array_equal(shown(ax), GRID.to_image(t))
     low, high = ax.images[0].get_clim()
     assert low == -high
-    assert high == pytest.approx(np.percentile(np.abs(t), 99))
+    assert high == pytest.approx(max(np.percentile(np.abs(t), 99), 3.0))
     assert np.allclose(ax.images[0].cmap(ax.images[0].norm(0.0))[:3], 0.97, atol=0.01)
 
 
 def test_morans_i_stands_beside_its_null():
     title = tb.plot.sheet(make_selectivity(TWO), layer="blocks.0.mlp.c_fc").get_title()
-    assert title == "blocks.0.mlp.c_fc\nMoran's I 0.31, p = .012\nnull -0.01 $\\pm$ 0.04"
+    assert title == "blocks.0.mlp.c_fc\nMoran's I 0.31, p = .012\nlayout null -0.01 $\\pm$ 0.04"
 
 
 def test_small_numbers_are_written_as_papers_do():
@@ -191,7 +191,7 @@ def test_holes_and_units_without_t_are_grey_and_counted():
 
 def test_a_map_without_any_value_is_grey_and_does_not_warn():
     ax = tb.plot.sheet(make_selectivity({"l": GRID}, t=np.full(48, np.nan), q=np.full(48, np.nan), null=None))
-    assert ax.images[0].get_clim() == (-1, 1)
+    assert ax.images[0].get_clim() == (-3.0, 3.0)
     ax.figure.canvas.draw()
 
 
@@ -303,3 +303,11 @@ def test_nothing_overlaps_and_no_letter_is_too_small(width, sheet):
         for other in boxes[number + 1 :]:
             overlap = min(box.x1, other.x1) - max(box.x0, other.x0), min(box.y1, other.y1) - max(box.y0, other.y0)
             assert min(overlap) <= 1.0
+
+
+def test_maps_in_which_nothing_is_selective_stay_pale_and_strong_ones_are_cut_at_their_own_height():
+    quiet = tb.plot.sheet(make_selectivity({"l": GRID}, t=np.linspace(-1, 1, 48), q=np.ones(48)))
+    assert quiet.images[0].get_clim() == (-3.0, 3.0)
+    t = np.linspace(-20, 20, 48)
+    loud = tb.plot.sheet(make_selectivity({"l": GRID}, t=t, q=np.zeros(48)))
+    assert loud.images[0].get_clim()[1] == pytest.approx(np.percentile(np.abs(t), 99))

@@ -189,7 +189,7 @@ def test_layout_null_leaves_missing_units_where_they_are():
         shuffled = values.copy()
         shuffled[5:] = values[5:][order]
         slow.append(stats.morans_i(shuffled, sheet))
-    assert np.allclose(null, slow, rtol=0, atol=1e-12)
+    assert np.allclose(null, slow, rtol=0, atol=1e-6)  # draws on a full grid are float32
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_layout_null_is_morans_i_of_the_permuted_map(sheet, weighting):
     expected = stats.morans_i(values[drawn.orders()], sheet, **weighting)
     for orders in (None, drawn, drawn.orders()):
         found = stats.layout_null(values, sheet, n_null=40, seed=2, orders=orders, **weighting)
-        assert np.allclose(found, expected, rtol=0, atol=1e-12)
+        assert np.allclose(found, expected, rtol=0, atol=1e-6)  # draws on a full grid are float32
 
 
 def test_maps_that_have_the_same_units_share_their_permutations():
@@ -245,7 +245,7 @@ def test_the_test_sets_the_value_beside_its_null():
         found = stats.morans_i_test(values, sheet, n_null=60, seed=4, alternative="less", **options)
         null = stats.layout_null(values, sheet, n_null=60, seed=4, **options)
         expected = stats.compare_with_null(stats.morans_i(values, sheet, **options), null, alternative="less")
-        assert np.allclose(found, expected, rtol=0, atol=1e-12)
+        assert np.allclose(found, expected, rtol=0, atol=1e-6)  # draws on a full grid are float32
     with pytest.raises(InputError, match="one map"):
         stats.morans_i_test(values[None], sheet)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ class Contrasting(Extraction):
     """Condition(s) preferred, separated by commas (with --stimuli; default sentence)."""
     off: str | None = None
     """Condition(s) compared with, separated by commas (with --stimuli; default nonword)."""
+    text: str | None = None
+    """Column of the texts in a table of your own (default sentence)."""
     by: str | None = None
     """Column of the conditions (with --stimuli; default condition)."""
     variant: str | None = None
@@ -55,11 +58,13 @@ class Contrasting(Extraction):
                 )
             found = tb.load_localizer(self.localizer)
             return found.stimuli, list(found.contrasts), found.name
+        if (self.on is None) != (self.off is None):
+            raise InputError("--on and --off go together: give the conditions of both sides")
         on, off = self.on or "sentence", self.off or "nonword"
         contrast = tb.Contrast(
             f"{on} - {off}", on=tuple(split_names(on)), off=tuple(split_names(off)), by=self.by or "condition"
         )
-        stimuli = tb.load_stimuli(self.stimuli or "langloc")
+        stimuli = tb.load_stimuli(self.stimuli or "langloc", **({"text": self.text} if self.text else {}))
         contrast.masks(stimuli.column(contrast.by))
         return stimuli, [contrast], stimuli.name
 
@@ -116,7 +121,6 @@ class Topography(Contrasting):
 
     def run(self) -> int:
         """Measure and save."""
-        import topobrain as tb
         from topobrain.topography import MEASURES
         from topobrain.topography.measuring import NULLS
 
@@ -141,10 +145,21 @@ class Topography(Contrasting):
             activations = self.activations(model, stimuli)
             references = {}
             if self.untrained and self.weights is None and "untrained" not in model.name:
-                bare = tb.load_model(self.model, weights="untrained", device=self.device)
-                references["untrained"] = self.measured(self.activations(bare, stimuli), contrasts, 0, {})
+                bare = self.bare()
+                if bare is not None:
+                    references["untrained"] = self.measured(self.activations(bare, stimuli), contrasts, 0, {})
             result = self.measured(activations, contrasts, self.n_null, references)
-        return finish(result, path, self.as_json, hide=("null_low", "null_high"))
+        return finish(result, path, self.as_json, hide=("null_low", "null_high", "n_null"))
+
+    def bare(self) -> topobrain.Model | None:
+        """Return the untrained variant; where there is none say so, and measure without it."""
+        import topobrain as tb
+
+        try:
+            return tb.load_model(self.model, weights="untrained", device=self.device)
+        except InputError as error:
+            print(f"note: no untrained model stands beside it ({error})", file=sys.stderr)
+            return None
 
     def measured(
         self,
@@ -172,8 +187,6 @@ class Topography(Contrasting):
 @contextmanager
 def told_once() -> Iterator[None]:
     """Print warnings of the block as plain notes on standard error, without the place in the code."""
-    import sys
-
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:

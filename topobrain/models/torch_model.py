@@ -104,6 +104,12 @@ class TorchModel:
             raise InputError(f"model {name!r} needs at least one recordable layer in `sheets`")
         self.name = name
         self.encode = encode
+        for layer, sheet in sheets.items():
+            if not isinstance(sheet, Sheet):
+                raise InputError(
+                    f"layer {layer!r} of model {name!r} has {sheet!r} for a sheet: give Sheet.for_width(n_units), or "
+                    "Sheet.none(n_units) for units without places"
+                )
         self.sheets: dict[str, Sheet] = dict(sheets)
         self.paths = {layer: (paths or {}).get(layer, layer) for layer in self.sheets}
         known = [path for path, _ in module.named_modules() if path]

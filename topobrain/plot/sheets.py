@@ -122,6 +122,8 @@ def sheet(
     """
     import matplotlib.pyplot as plt
 
+    if not isinstance(result, Selectivity):
+        raise InputError(f"plot.sheet draws t-maps (localize), got {type(result).__name__}")
     look = _checked(look, null)
     panels = _panels(result, layer, layers, contrast, on_one=ax is not None)
     if null == "require":
@@ -204,10 +206,14 @@ def _panels(
     return panels
 
 
+LEAST_LIMIT = 3.0
+"""The colour scale reaches at least this t: maps in which nothing is selective stay pale."""
+
+
 def _limit(panels: Sequence[_Panel]) -> float:
     every = np.abs(np.concatenate([panel.t for panel in panels]))
     limit = float(np.nanpercentile(every, 99)) if np.isfinite(every).any() else 0.0
-    return limit if limit > 0 else 1.0
+    return max(limit, LEAST_LIMIT)
 
 
 def _grid(panels: Sequence[_Panel], look: SheetLook) -> dict[str, Any]:
@@ -343,7 +349,7 @@ def _spatial(result: Selectivity, panel: _Panel) -> list[str]:
     """Return Moran's I beside its null, in two lines; without a null there is nothing to say."""
     cell = _cell(result, panel)
     if _has_null(cell):
-        null = f"null {_signed(cell['null_mean'])} $\\pm$ {cell['null_sd']:.2f}"
+        null = f"layout null {_signed(cell['null_mean'])} $\\pm$ {cell['null_sd']:.2f}"
         return [f"Moran's I {_signed(cell['morans_i'])}, p {_p(cell['p_layout'])}", null]
     finite = panel.t[np.isfinite(panel.t)]
     if finite.size < 3 or np.ptp(finite) == 0:

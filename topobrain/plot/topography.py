@@ -46,7 +46,7 @@ def topography(
     result: Topography | Mapping[str, Topography] | Iterable[Topography],
     ax: Axes | None = None,
     *,
-    measure: str,
+    measure: str | None = None,
     contrast: str | None = None,
     null: str | None = None,
     legend: bool = True,
@@ -61,7 +61,7 @@ def topography(
     ax
         Where to draw; made if not given.
     measure
-        The measure to draw.
+        The measure to draw (default: the first of the result).
     contrast
         The contrast, if there are several. A result of one layer shows all its contrasts side by side instead.
     null
@@ -85,6 +85,8 @@ def topography(
     import matplotlib.pyplot as plt
 
     results = named_results(result, Topography)
+    if measure is None:
+        measure = str(next(iter(results.values())).data["measure"].values[0])
     for one in results.values():
         _require_measure(one, measure)
     across, fixed, columns = _columns(results, measure, contrast)

@@ -18,7 +18,7 @@ from topobrain._checks import DataFileError, InputError
 from topobrain.encoding import Encoding
 from topobrain.results import Result, load_result
 from topobrain.selectivity import Profile, Selectivity
-from topobrain.topography import DistanceCurve
+from topobrain.topography import DistanceCurve, Topography
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,10 +150,21 @@ def _own_plot(name: str, result: Result) -> Picture | None:
         caption = "Held-out r a layer, with noise ceiling, 95 % interval and permuted scores where they were asked for."
     elif isinstance(result, Selectivity) and any(result.sheet(layer).has_layout for layer in result.layers):
         axes = plot.sheet(result, contrast=result.contrasts[0])
-        caption = f"t-maps of the contrast {result.contrasts[0]!r}, with Moran's I beside its layout null."
+        caption = (
+            f"t-maps of the contrast {result.contrasts[0]!r} (1 of {len(result.contrasts)}), with Moran's I beside its layout "
+            "null."
+        )
     elif isinstance(result, Profile):
         axes = plot.profiles(result)
         caption = "Selected units in stimuli that took no part in their selection, with random units beside."
+    elif isinstance(result, Topography):
+        measure = str(result.data["measure"].values[0])
+        cells = result.data["value"].sel(measure=measure).notnull().any("layer")
+        contrasts = [str(name) for name in result.data["contrast"].values[cells.values]]
+        if not contrasts or bool((result.data["value"].notnull() & result.data["p"].isnull()).any()):
+            return None  # a value without a test beside it is not drawn
+        axes = plot.topography(result, measure=measure, contrast=contrasts[0])
+        caption = f"{measure} of {contrasts[0]!r} beside its null; other measures are in the tables."
     elif isinstance(result, DistanceCurve):
         axes = plot.distance_curve(result)
         caption = f"Mean {result.quantity} at each distance on the sheet, with units in other places beside."

@@ -112,6 +112,11 @@ def response_profile(
     InputError
         A split that leaves fewer than two stimuli on a side, a measured set of other layers or units.
     """
+    if not isinstance(activations, Activations) or not isinstance(contrast, Contrast):
+        raise InputError(
+            "response_profile takes activations and one Contrast (of a localizer: .contrasts[0]), got "
+            f"{type(activations).__name__} and {type(contrast).__name__}"
+        )
     tests = TTest(test=test, rectify=rectify)
     if n_control < 0 or n_bootstrap < 0 or seed < 0:
         raise InputError(f"n_control, n_bootstrap and seed are at least 0; got {n_control}, {n_bootstrap} and {seed}")

@@ -117,6 +117,10 @@ def _row_standardised(weights: Any) -> Any:
     return (diags_array(share) @ weights).tocsr()
 
 
+NEAR = 1e-5
+"""Draws of Moran's I within this distance of the index are computed in float64."""
+
+
 @dataclass(frozen=True)
 class _Form:
     """Weights as the quadratic form of Moran's I: z'Wz = z'Uz with U upper triangular, half the entries."""
@@ -168,14 +172,33 @@ class _Form:
         centred, spread = _centred(one[None])
         values, scale = centred[0], self._scale / spread[0]
         if isinstance(orders, PermutationProducts):
-            table = self._table(values, orders) if self.shifts is None else self.shifts.table(values, orders)
-            found = scale * table.T.ravel()
-            return float(found[0]), found[orders.cell]  # the first product is the identity
+            if self.shifts is None:
+                found = scale * self._table(values, orders).T.ravel()
+                return float(found[0]), found[orders.cell]  # the first product is the identity
+            return self._shifted(values, scale, orders)
         found = np.empty(len(orders))
         for start in range(0, len(orders), MOST_TOGETHER):
             block = slice(start, start + MOST_TOGETHER)
             found[block] = scale * self._products(np.ascontiguousarray(values[orders[block]].T))
         return float(scale * self._products(values[:, None])[0]), found
+
+    def _shifted(self, values: np.ndarray, scale: float, orders: PermutationProducts) -> tuple[float, np.ndarray]:
+        """Return the index and its permuted values (null,), computed in float32 where that cannot change a p.
+
+        float32 moves a draw by about 1e-7; those that come near the index, ties of discrete maps among them, are computed
+        again in float64.
+        """
+        assert self.shifts is not None
+        index = float(scale * self._products(values[:, None])[0])
+        table = self.shifts.table(values.astype(np.float32), orders)
+        found = scale * table.T.ravel().astype(np.float64)
+        found = found[orders.cell]
+        near = np.flatnonzero(np.abs(found - index) < NEAR)
+        if near.size:
+            i, j = np.divmod(orders.cell[near], len(orders.second))
+            again = np.stack([values[orders.first[a]][orders.second[b]] for a, b in zip(i, j, strict=True)], axis=1)
+            found[near] = scale * self._products(np.ascontiguousarray(again))
+        return index, found
 
     @property
     def _scale(self) -> float:
@@ -235,7 +258,7 @@ class _Shifts:
     def table(self, values: np.ndarray, orders: PermutationProducts) -> np.ndarray:
         """Return z'Uz of every product of permutations (second, first)."""
         maps, n = _permuted_maps(values, orders.first), values.size
-        buffer, table = np.empty_like(maps), np.zeros((len(orders.second), len(maps)))
+        buffer, table = np.empty_like(maps), np.zeros((len(orders.second), len(maps)), dtype=maps.dtype)
         for total, order in zip(table, orders.second, strict=True):
             np.take(maps, order, axis=1, out=buffer, mode="clip")
             for d in self.offsets:
@@ -253,7 +276,7 @@ def _entries(weights: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _permuted_maps(values: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    maps = np.empty(orders.shape)
+    maps = np.empty(orders.shape, dtype=values.dtype)
     for row, order in enumerate(orders):
         np.take(values, order, out=maps[row], mode="clip")
     return maps

@@ -111,6 +111,11 @@ def topography(
         if name not in chosen:
             raise unknown("measure with options", name, chosen, "(of those measured here)")
         MEASURES[name].check_options(name, extra)
+    if chosen != ["participation_ratio"] and not any(given.sheet(layer).has_layout for layer in given.layers):
+        raise InputError(
+            f"no layer here has a layout ({', '.join(given.layers[:4])}): topography needs places of units; give the model's "
+            f"layers sheets, for instance Sheet.for_width({given.sheet(given.layers[0]).n_units})"
+        )
     beside = references or {}
     if not isinstance(beside, Mapping):
         raise InputError('references are results by name: references={"untrained": topography(...)}')
