@@ -104,6 +104,7 @@ def test_fetch_without_a_name_is_told(capsys):
     assert "name the data sets" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_encode_writes_a_result_that_loads(own, capsys):
     assert (
         main(["encode", "--model", "own_model:build", "--data", str(table_of(own / "my.csv")), "--out", "out", *FAST])
@@ -159,6 +160,7 @@ def test_extract_and_localize(own, capsys):
         (["--model", "own_model:build", "--data", "simulated", "--device", "cuda:9"], "device 'cuda:9' cannot be used"),
     ],
 )
+@pytest.mark.slow
 def test_bad_names_end_with_one_and_a_near_name(own, capsys, arguments, told):
     (own / "brain.nii.gz").write_bytes(b"")
     assert main(["encode", *arguments]) == 1
@@ -210,6 +212,7 @@ def test_ctrl_c_ends_with_130_and_a_word(own):
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_report_of_a_folder(own, capsys):
     main(["encode", "--model", "own_model:build", "--data", str(table_of(own / "my.csv")), "--out", "out", *FAST])
     assert main(["report", "out", "--title", "mine"]) == 0
@@ -228,12 +231,14 @@ def test_doctor_says_ok_here_and_finds_an_unwritable_cache(tmp_path, monkeypatch
     assert rows["cache"]["state"] == "problem"
 
 
+@pytest.mark.slow
 def test_output_into_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m topobrain.cli models | true"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, env=os.environ)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_options_of_encode_reach_the_result(own):
     data = str(table_of(own / "my.csv"))
     options = ["--n-folds", "4", "--seed", "3", "--folds", "shuffled", "--n-permutations", "7", "--n-bootstrap", "9"]
@@ -243,6 +248,7 @@ def test_options_of_encode_reach_the_result(own):
     assert {key: kept[key] for key in wanted} == wanted
 
 
+@pytest.mark.slow
 def test_groups_of_a_table_are_kept_whole(own):
     table = table_of(own / "my.csv").read_text().splitlines()
     grouped = [table[0] + ",passage", *(f"{line},p{i // 4}" for i, line in enumerate(table[1:]))]
@@ -253,6 +259,7 @@ def test_groups_of_a_table_are_kept_whole(own):
     assert len(set(fold)) == 5
 
 
+@pytest.mark.slow
 def test_columns_taken_for_rois_and_those_that_cannot_be_scored_are_told(own, capsys):
     import pandas as pd
 

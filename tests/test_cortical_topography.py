@@ -32,6 +32,7 @@ def cell(found, measure, contrast, null):
     return {name: float(beside[name]) for name in ("value", "null_mean", "null_sd", "p", "z")}
 
 
+@pytest.mark.slow
 def test_a_smooth_map_is_clustered_and_the_medial_wall_leaves_the_graph(found):
     said = cell(found, "morans_i", "t", "layout")
     assert said["value"] > 0.7

@@ -66,6 +66,7 @@ def test_a_planted_signal_reaches_its_ceiling():
     assert (found.normalized.values > 1).any()  # never clipped
 
 
+@pytest.mark.slow
 def test_simulated_cohort_reaches_its_ceiling_with_its_own_features():
     brain = topobrain.load_responses("simulated", n_subjects=1)
     truth = Activations.from_arrays({"truth": brain.data["feature_value"].values}, brain.stimuli)
@@ -126,6 +127,7 @@ def test_offsets_and_units_change_nothing():
 # leaks
 
 
+@pytest.mark.slow
 def test_stimuli_shown_twice_do_not_inflate_the_score():
     texts = [f"text {i}" for i in range(200)] * 2
     stimuli = StimulusSet(texts)
@@ -359,6 +361,7 @@ def test_two_runs_are_enough_when_no_penalty_has_to_be_chosen():
         score(X, Y, stimuli, folds=2)
 
 
+@pytest.mark.slow
 def test_time_series_leave_a_gap_and_slow_drift_does_not_leak():
     def slow(v, seed):
         steps = white(400, v, seed=seed)

@@ -155,6 +155,7 @@ def litter(cache: Path) -> list[str]:
 
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("pooling", ["mean", "last", "word", "none"])
+@pytest.mark.slow
 def test_pooling_equals_a_plain_loop_over_single_sentences(pooling: Any, cached: bool, cache: Path) -> None:
     model, stimuli = build(), sentences()
     found = extract(model, stimuli, pooling=pooling, batch_tokens=40, cache=cached)
@@ -386,6 +387,7 @@ def test_the_public_name_is_the_function_whatever_was_imported_before() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "word"])
+@pytest.mark.slow
 def test_the_second_call_does_not_run_the_model(pooling: Any, cache: Path) -> None:
     first = extract(build(), sentences(), pooling=pooling)
     model = build()
@@ -467,6 +469,7 @@ VARIANTS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.slow
 def test_no_entry_is_shared_when_this_changes(variant: str, cache: Path) -> None:
     extract(build(), sentences())
     assert len(files(cache)) == 1
@@ -584,6 +587,7 @@ def swap(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, flip, swap])
+@pytest.mark.slow
 def test_a_damaged_piece_is_made_again(
     damage: Callable[[Path], None], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -784,6 +788,7 @@ def extract_batches() -> list[tuple[str, ...]]:
     return model.batches
 
 
+@pytest.mark.slow
 def test_a_token_limit_equals_shorter_texts_in_a_causal_model_and_tells_what_it_cut(real_data):
     model = tb.load_model("stories260k")
     stimuli = tb.StimulusSet(

@@ -30,6 +30,7 @@ def test_every_public_name_resolves():
 
 
 @pytest.mark.parametrize("name", ["extract", "topography"])
+@pytest.mark.slow
 def test_a_function_is_not_hidden_by_the_module_of_its_name(name):
     code = f"import topobrain.{name}, topobrain as tb; print(callable(tb.{name}))"
     assert run_python(code) == "True"

@@ -218,6 +218,7 @@ def test_a_file_that_is_open_elsewhere_keeps_its_content_when_it_is_saved_over(a
     assert path.read_bytes() != before
 
 
+@pytest.mark.slow
 def test_reading_a_result_does_not_import_torch(acts, tmp_path):
     path = acts.save(tmp_path / "acts.nc")
     code = (

@@ -105,6 +105,7 @@ def test_default_measures_are_those_that_what_is_given_allows(patch):
     assert both["contrast"].tolist() == ["a - b", ALL_STIMULI, "a - b", ALL_STIMULI]
 
 
+@pytest.mark.slow
 def test_a_planted_patch_is_found_by_every_map_measure_and_permuted_places_lose_it(patch):
     names = ["morans_i", "smoothness_tdann", "low_frequency_share", "largest_cluster", "island_morans_i"]
     options = {"largest_cluster": {"seed_threshold": 3.0, "grow_threshold": 2.0, "min_size": 4},

@@ -60,6 +60,7 @@ def test_wrong_options_are_explained(real_data: Path) -> None:
         load_floc(0)
 
 
+@pytest.mark.slow
 def test_missing_and_broken_images_are_explained(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataFileError, match=r"data set 'floc_224' lacks .* and no address is known"):
         data.load_stimuli("floc")

@@ -38,6 +38,7 @@ def test_nonword_strings_can_have_the_tokens_of_sentences(real_data: Path) -> No
     assert matched.provenance["tokenizer"] == "gpt2"
 
 
+@pytest.mark.slow
 def test_matching_takes_any_callable(real_data: Path) -> None:
     tokenize = text_tokenizer("gpt2")
     given = load_langloc("tokens", tokenizer=lambda text: tokenize(text))

@@ -41,6 +41,7 @@ def test_the_list_reads_no_stimuli(store: Path) -> None:
     assert set(rows.index[rows["kind"] == "image"]) == {"floc", "floc-animacy", "floc-size", "objects92"}
 
 
+@pytest.mark.slow
 def test_the_list_sees_what_is_in_the_store(real_data: Path) -> None:
     rows = data.list_localizers().set_index("name")
     assert rows.loc["language", "status"] == "verified"
@@ -154,6 +155,7 @@ def test_minimal_pairs_by_group(by: str, n_groups: int, real_data: Path) -> None
     assert (table.groupby(["uid", "half"])["condition"].count() == 4).all()
 
 
+@pytest.mark.slow
 def test_minimal_pairs_are_drawn_with_the_seed(real_data: Path) -> None:
     draws = [data.load_localizer("blimp", uid="adjunct_island", n_pairs=10, seed=seed).stimuli for seed in (0, 0, 1)]
     assert draws[0].digest() == draws[1].digest() != draws[2].digest()
@@ -191,6 +193,7 @@ def test_syntaxgym_shows_every_text_once_and_in_its_contrast(real_data: Path) ->
     assert len(data.load_localizer("syntaxgym", suite="npz_obj").stimuli) == 96
 
 
+@pytest.mark.slow
 def test_no_minimal_pair_has_one_text_on_both_sides(real_data: Path) -> None:
     source = data.load_stimuli("blimp")
     equal = [first == second for first, second in zip(source.items[::2], source.items[1::2], strict=True)]

@@ -64,6 +64,7 @@ def test_the_eight_suites_are_registered():
 
 
 @pytest.mark.parametrize("name", EVERY)
+@pytest.mark.slow
 def test_layout(loaded, name):
     stimuli = loaded[name]
     on, off = CONDITIONS[name]
@@ -134,6 +135,7 @@ def test_the_pool_holds_twice_the_default(name):
     assert stimuli.column("n_words").max() <= 12
 
 
+@pytest.mark.slow
 def test_global_generators_neither_matter_nor_move(loaded):
     np.random.seed(5)  # noqa: NPY002
     random.seed(5)
@@ -210,6 +212,7 @@ def test_conditions_agree_in_words_and_letters(table, name):
     assert abs(table.loc[name, "letters_on"] - table.loc[name, "letters_off"]) < 0.02
 
 
+@pytest.mark.slow
 def test_suite_table_says_what_was_counted_here(loaded, table):
     assert table.index.tolist() == list(CONDITIONS)
     for row in table.reset_index().to_dict("records"):

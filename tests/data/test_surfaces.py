@@ -150,6 +150,7 @@ def test_without_its_package_an_fslr_mesh_is_refused(monkeypatch):
 
 @needs_fslr
 @pytest.mark.parametrize(("hemisphere", "n_wall"), [("left", 2796), ("right", 2776)])
+@pytest.mark.slow
 def test_fslr_meshes_come_from_their_package(no_network, caplog, hemisphere, n_wall):
     mesh = load_surface(f"fslr32k-{hemisphere}", kind="midthickness")
     assert (mesh.n_vertices, mesh.space, mesh.hemisphere) == (32492, "fsLR-32k", hemisphere)

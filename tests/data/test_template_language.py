@@ -431,6 +431,7 @@ def test_text_never_holds_a_default_evaluation_sentence(text, localizer, swjn):
     assert set(" ".join(text).split()) <= lexicon.lexicon()
 
 
+@pytest.mark.slow
 def test_text_leaves_out_what_it_is_told(text):
     again = language.load_text(n_sentences=5000, exclude=text[:100])
     assert not set(again) & set(text[:100])

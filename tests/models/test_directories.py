@@ -73,6 +73,7 @@ def edit(directory: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "changes"), CASES, ids=NAMES)
+@pytest.mark.slow
 def test_what_was_saved_is_the_same_model(name: str, changes: dict[str, Any], tokenizer: Any, tmp_path: Path) -> None:
     module = small_network(name, len(tokenizer), seed=5, **changes)
     images = find_architecture(name).reads == "images"

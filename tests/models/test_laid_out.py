@@ -138,6 +138,7 @@ def test_a_model_without_hash_and_survey_stays_one_without():
     assert values[:, 0].tolist() == [[1, 5, 25, 2], [1, 3, 9, 1]]
 
 
+@pytest.mark.slow
 def test_layouts_follow_into_activations_and_are_never_taken_from_another_layouts_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TOPOBRAIN_CACHE", str(tmp_path))
     stimuli, found = StimulusSet(TEXTS), []

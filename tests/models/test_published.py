@@ -158,6 +158,7 @@ def test_a_vision_layout_becomes_a_model(layout: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("tokenizer_beside")
 @pytest.mark.parametrize("layout", GPTS)
+@pytest.mark.slow
 def test_a_gpt_layout_becomes_a_model(layout: str, tmp_path: Path) -> None:
     write, options = GPTS[layout]
     source = write(tmp_path)
@@ -179,6 +180,7 @@ def test_a_gpt_layout_becomes_a_model(layout: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])
 @pytest.mark.parametrize("way", ["directory", "file beside its config and tokenizer"])
+@pytest.mark.slow
 def test_a_transformers_gpt_becomes_a_model(
     family: str, way: str, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

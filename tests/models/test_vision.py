@@ -259,6 +259,7 @@ def resnet(**changes: Any) -> TorchModel:
 
 
 @pytest.mark.parametrize("changes", [{}, {"width": 16, "blur_pool": True}, {"depth": 50, "width": 4}])
+@pytest.mark.slow
 def test_a_wrapped_resnet_keeps_the_contract(changes: dict[str, Any]) -> None:
     assert check_model(resnet(**changes)).ok
 
@@ -389,6 +390,7 @@ def test_units_of_a_vit_are_means_over_patches_or_the_class_token() -> None:
 
 
 @pytest.mark.parametrize("build", [resnet, vit])
+@pytest.mark.slow
 def test_pictures_go_through_extraction(build: Callable[[], TorchModel]) -> None:
     model = build()
     rng = np.random.default_rng(1)

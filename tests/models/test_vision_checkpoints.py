@@ -48,6 +48,7 @@ def same_network(path: Path, config: Any, state: dict[str, Tensor], **options: A
 @pytest.mark.parametrize(
     "config", [RESNET, RESNET_50, replace(RESNET, stem="small", image_size=32), replace(RESNET, n_classes=2)]
 )
+@pytest.mark.slow
 def test_a_plain_residual_state_dict(tmp_path: Path, config: ResNetConfig) -> None:
     state = state_of(config)
     same_network(saved(tmp_path / "resnet.pth", state), config, state)
@@ -84,6 +85,7 @@ def test_heads_follow_from_a_usual_width_and_are_asked_for_otherwise(tmp_path: P
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("config", [replace(RESNET, blur_pool=True), replace(RESNET_50, width=16, blur_pool=True)])
+@pytest.mark.slow
 def test_blurred_strided_convolutions(tmp_path: Path, config: ResNetConfig, prefix: str) -> None:
     state = state_of(config)
     assert tuple(state["layer2.0.downsample.0.blur_filter"].shape[1:]) == (1, 3, 3)
@@ -332,6 +334,7 @@ def dropped(state: dict[str, Tensor], *starts: str) -> dict[str, Tensor]:
         ),
     ],
 )
+@pytest.mark.slow
 def test_files_that_do_not_fit_say_why(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(DataFileError, match=message):
         convert_vision(saved(tmp_path / "w.pt", content()), n_heads=4)

@@ -111,6 +111,7 @@ def test_scale_and_shift_of_any_unit_do_not_matter_but_its_sign_does():
     assert abs((correlation_loss(outputs, sheet) - loss).item()) > 1e-5
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_the_function():
     sheet, outputs = Sheet.grid(3, 4), normal(9, 12).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: correlation_loss(x, sheet), (outputs,))

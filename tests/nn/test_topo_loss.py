@@ -118,6 +118,7 @@ def test_the_blur_is_the_interpolation_down_and_up(mode, factor):
     assert np.abs(matrix @ weight.view(5, 96).T.numpy() - there_and_back).max() < 1e-12
 
 
+@pytest.mark.slow
 def test_share_of_units_that_ever_enter_the_blur():
     shares = [(blur_matrix(Sheet.grid(48, 64), factor) != 0).any(axis=0).mean() for factor in (2, 3, 4, 5, 8)]
     assert shares == pytest.approx([1, 0.1094, 0.25, 0.0352, 0.0625], abs=5e-5)

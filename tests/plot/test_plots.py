@@ -28,6 +28,7 @@ def encoding(name="m", rois=("IFG", "MFG"), ceiling=0.8, n_permutations=50, laye
     return tb.encode(acts, responses, n_permutations=n_permutations, n_bootstrap=50, n_folds=3)
 
 
+@pytest.mark.slow
 def test_scores_are_drawn_with_ceiling_interval_and_null():
     result = encoding()
     ax = tb.plot.encoding(result, roi="IFG")

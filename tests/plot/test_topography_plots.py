@@ -125,6 +125,7 @@ def test_contrasts_of_one_layer_stand_side_by_side():
     assert np.allclose(points(one, "m")[0], [0.2])
 
 
+@pytest.mark.slow
 def test_several_contrasts_of_several_layers_must_be_named():
     values = {(layer, name): v for layer, v in LAYERS.items() for name in ("a", "b")}
     with pytest.raises(InputError, match="several contrasts"):

@@ -35,6 +35,7 @@ def fill(folder: Path, *, simulated: bool, name: str = "<m> & co") -> None:
     tb.localize(acts, tb.Contrast("language", on="a", off="b"), n_null=20).save(folder / "selectivity_m.nc")
 
 
+@pytest.mark.slow
 def test_the_page_holds_everything_and_loads_nothing(tmp_path):
     fill(tmp_path, simulated=False)
     page = build_report(tmp_path, title="My report").read_text()
@@ -50,6 +51,7 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path):
     assert "Simulated data" not in page
 
 
+@pytest.mark.slow
 def test_numbers_of_the_page_are_those_of_the_result(tmp_path):
     fill(tmp_path, simulated=False)
     page = build_report(tmp_path).read_text()
@@ -57,6 +59,7 @@ def test_numbers_of_the_page_are_those_of_the_result(tmp_path):
         assert f"<td>{r:.3f}</td>" in page
 
 
+@pytest.mark.slow
 def test_simulated_is_said_at_the_top_and_in_the_tables(tmp_path):
     fill(tmp_path, simulated=True)
     page = build_report(tmp_path).read_text()
@@ -65,6 +68,7 @@ def test_simulated_is_said_at_the_top_and_in_the_tables(tmp_path):
     assert "Encoding of brain responses (simulated)" in page
 
 
+@pytest.mark.slow
 def test_figures_of_a_run_come_with_caption_and_numbers(tmp_path):
     fill(tmp_path, simulated=False)
     (tmp_path / "figures").mkdir()

@@ -53,6 +53,7 @@ def test_reference_values_of_every_radius(d, sigma):
     assert found.value.mean() == pytest.approx(stats.generic_topography(values, sheet), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_pairs_come_near_all_of_them():
     sheet, values = Sheet.grid(28, 28, wrapped=True), smooth_on_torus(white(784, 1000), 28, 2)
     drawn = [stats.generic_topography(values, sheet, n_pairs=100_000, seed=seed) for seed in (0, 0, 1)]

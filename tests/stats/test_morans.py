@@ -251,6 +251,7 @@ def test_the_test_sets_the_value_beside_its_null():
 
 
 @pytest.mark.parametrize("n_null", [99, 70])  # a full table of products, and one with draws left out
+@pytest.mark.slow
 def test_layout_p_is_uniform_for_unstructured_maps(n_null):
     sheet = Sheet.grid(8, 8)
     p = [stats.morans_i_test(one, sheet, n_null=n_null, seed=seed).p for seed, one in enumerate(white(64, 400, n_null))]

@@ -39,6 +39,7 @@ def test_bootstrap_equals_a_slow_loop(small):
         assert draws[draw] == pytest.approx([r[[0, 2]].mean(), r[[1, 3]].mean()], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_bootstrap_interval_covers_the_truth_at_about_the_nominal_rate():
     rng = np.random.default_rng(0)
     folds, roi = stats.make_folds(range(80), 2), np.zeros(3, dtype=int)

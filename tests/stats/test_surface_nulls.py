@@ -143,6 +143,7 @@ def test_spins_reject_independent_smooth_maps_as_seldom_as_they_say(ball, kernel
     assert (shuffle_p <= 0.05).mean() > 0.3
 
 
+@pytest.mark.slow
 def test_an_agreement_is_found_by_both_nulls(ball, kernel, nearest):
     rng = np.random.default_rng(0)
     shared = kernel @ rng.standard_normal(642)
@@ -202,6 +203,7 @@ def test_a_variogram_of_sampled_pairs_is_that_of_all(monkeypatch, nearest, kerne
 
 
 @pytest.mark.parametrize("fwhm", [0.0, 20.0, 40.0, 80.0])
+@pytest.mark.slow
 def test_surrogates_have_the_variogram_of_their_target(ball, nearest, fwhm):
     one = ball.smoothing(fwhm) @ np.random.default_rng(3).standard_normal(642)
     found = variogram_surrogates(one, nearest, n_null=60, seed=1)

@@ -38,6 +38,7 @@ def trained(config: TrainingConfig = CONFIG, **options: Any) -> tuple[nn.Module,
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked", "masked control", "sentences", "images"])
+@pytest.mark.slow
 def test_the_loss_falls(kind: str) -> None:
     module, objective, guess = {
         "causal": (gpt, causal, N_TOKENS),
@@ -141,6 +142,7 @@ def test_twins_are_of_equal_size() -> None:
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked", "sentences"])
+@pytest.mark.slow
 def test_micro_batches_make_the_step_of_one_big_batch(kind: str) -> None:
     """Gradients add up although the parts hold unequal numbers of predictions; 3 does not divide 8."""
     objective = {"causal": causal, "masked": masked, "sentences": sentences}[kind]()

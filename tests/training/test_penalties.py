@@ -27,6 +27,7 @@ IDS = [penalty.kind for penalty in KINDS]
 
 
 @pytest.mark.parametrize("penalty", KINDS, ids=IDS)
+@pytest.mark.slow
 def test_every_kind_lowers_its_own_loss_in_training(penalty: Penalty) -> None:
     """Against the same run without it: the curve falls, and ends below where the task alone would have left it."""
     config = replace(CONFIG, steps=15, evaluate_every=15, schedule="constant", warm_up=0.0)
@@ -41,6 +42,7 @@ def test_every_kind_lowers_its_own_loss_in_training(penalty: Penalty) -> None:
 
 
 @pytest.mark.parametrize("kind", ["topoloss", "neighbour_cosine", "correlation"])
+@pytest.mark.slow
 def test_convolutions_are_laid_out_too(kind: Any) -> None:
     penalty = Penalty(kind, ("layer1.0.conv?",), strength=20.0, factor=(2.0, 2.0), radius=2)
     config = replace(CONFIG, steps=12, optimiser="sgd", learning_rate=0.05, clip=None, schedule="constant", warm_up=0.0)

@@ -141,6 +141,7 @@ def test_another_run_s_directory_is_left_alone(corpus: Path, tmp_path: Path) -> 
     assert newest.step == 2
 
 
+@pytest.mark.slow
 def test_twins_and_seeds_share_data_and_tokenizer(corpus: Path, tmp_path: Path) -> None:
     recipe = masked(corpus)
     data = read_data(recipe)

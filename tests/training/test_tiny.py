@@ -101,6 +101,7 @@ def test_untrained_weights_are_those_training_started_from(cache: Path, monkeypa
         assert not torch.equal(trained.module.tokens.weight, state["tokens.weight"])  # type: ignore[union-attr,arg-type]
 
 
+@pytest.mark.slow
 def test_twins_are_trained_on_the_same_data_and_start(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Any, ...]] = []
     train = tiny.train
@@ -125,6 +126,7 @@ def test_twins_are_trained_on_the_same_data_and_start(cache: Path, monkeypatch: 
     assert len({(directory / "tokenizer.json").read_bytes() for directory in pair.values()}) == 1
 
 
+@pytest.mark.slow
 def test_a_trained_pair_is_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not tiny.is_trained(CONFIG, True)
     first = train_tiny_pair(CONFIG, device="cpu")
@@ -188,6 +190,7 @@ def test_an_interrupted_training_leaves_nothing_and_the_next_works(
     assert left(cache) == sorted(directory.name for directory in pair.values())
 
 
+@pytest.mark.slow
 def test_a_half_written_directory_is_trained_again(cache: Path) -> None:
     half = tiny.trained_directory(CONFIG, True)
     half.mkdir(parents=True)
@@ -234,6 +237,7 @@ def test_the_seed_alone_chooses_the_texts(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_the_registered_names_load_the_pair(
     name: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
