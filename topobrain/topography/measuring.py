@@ -12,12 +12,12 @@ import xarray as xr
 from topobrain._checks import InputError, require_choice, unknown
 from topobrain.activations import Activations
 from topobrain.selectivity.result import Selectivity
-from topobrain.selectivity.t_maps import Recipe, Sides, label_null_maps, layout_null_maps, recipe_of, varies
+from topobrain.selectivity.t_maps import label_null_maps, layout_null_maps, varies
 from topobrain.sheet import Sheet
 from topobrain.stats.islands import island_layout_null, island_morans_i
 from topobrain.stats.map_similarity import map_similarity_null
 from topobrain.stats.nulls import compare_with_null
-from topobrain.stimuli import Contrast
+from topobrain.topography.given import Given
 from topobrain.topography.measures import DEFAULT, MEASURES, Measure
 from topobrain.topography.result import ALL_STIMULI, STATISTICS, Cells, Topography
 
@@ -97,7 +97,7 @@ def topography(
     >>> bool(abs(table.z[0]) < 3)
     True
     """
-    given = _Given.of(result, activations, against, twin)
+    given = Given.of(result, activations, against, twin)
     chosen = _chosen(measures, given)
     asked = list(dict.fromkeys([nulls] if isinstance(nulls, str) else nulls))
     for name in asked:
@@ -149,137 +149,7 @@ def topography(
     return Topography(xr.Dataset(variables, coords=coords, attrs=Topography.attributes(fields)))
 
 
-class _Given:
-    """What there is to measure: t-maps, activations, or both, and maps to compare with."""
-
-    def __init__(
-        self, maps: Selectivity | None, activations: Activations | None, against: Selectivity | str | None,
-        twin: Activations | None,
-    ) -> None:  # fmt: skip
-        self.maps, self.activations, self.against, self.twin = maps, activations, against, twin
-
-    @classmethod
-    def of(
-        cls, result: Selectivity | Activations, activations: Activations | None, against: Selectivity | str | None,
-        twin: Activations | None,
-    ) -> _Given:  # fmt: skip
-        if isinstance(result, Activations):
-            if activations is not None or against is not None:
-                raise InputError("activations= and against= go with t-maps: topography(localize(...), activations=...)")
-            return cls(None, result, None, twin)
-        if not isinstance(result, Selectivity):
-            raise InputError(
-                f"topography measures t-maps (localize) or activations (extract), got {type(result).__name__}; for a "
-                "cortical map use cortical_topography"
-            )
-        if activations is not None:
-            _require_origin(result, activations)
-        if "contrasts" not in result.provenance.get("localize", {}):
-            raise InputError("these t-maps do not say how they were made (an older file): localize again")
-        if isinstance(against, str):
-            result.contrast(against)
-            if len(result.contrasts) == 1:
-                raise InputError(f"{against!r} is the only contrast here: there is no other map to compare it with")
-            _warn_of_shared_stimuli(result, against)
-        elif isinstance(against, Selectivity):
-            for layer in result.layers:
-                if against.sheet(layer) != result.sheet(layer):
-                    raise InputError(f"layer {layer!r} has another sheet in the maps to compare with")
-            for name in result.contrasts:
-                against.contrast(name)
-        elif against is not None:
-            raise InputError(f"against= is a Selectivity or the name of a contrast, got {type(against).__name__}")
-        return cls(result, activations, against, twin)
-
-    @property
-    def source(self) -> Selectivity | Activations:
-        found = self.maps if self.maps is not None else self.activations
-        assert found is not None
-        return found
-
-    @property
-    def layers(self) -> list[str]:
-        return self.source.layers
-
-    @property
-    def contrasts(self) -> list[str]:
-        return self.maps.contrasts if self.maps is not None else []
-
-    def sheet(self, layer: str) -> Sheet:
-        return self.source.sheet(layer)
-
-    def t(self, layer: str) -> np.ndarray:
-        """Return the t-maps of a layer (contrast, unit)."""
-        assert self.maps is not None
-        return np.stack([self.maps.values(layer, contrast=name) for name in self.contrasts])
-
-    def other(self, layer: str) -> np.ndarray:
-        """Return the maps to compare with (contrast, unit)."""
-        assert self.maps is not None
-        if isinstance(self.against, str):
-            return np.stack([self.maps.values(layer, contrast=self.against)] * len(self.contrasts))
-        assert self.against is not None
-        return np.stack([self.against.values(layer, contrast=name) for name in self.contrasts])
-
-    @property
-    def smoothed(self) -> bool:
-        """Whether the t-maps were smoothed: their layout null is then as smooth as they are."""
-        return self.maps is not None and bool(self.maps.provenance.get("localize", {}).get("smooth"))
-
-    def is_itself(self, measure: str, contrast: str) -> bool:
-        """Whether a measure of two maps would compare a map with itself."""
-        return MEASURES[measure].needs == "two maps" and self.against == contrast
-
-    def origin(self) -> tuple[Recipe, Sides | None]:
-        """Return how the t-maps were made, and the sides of their contrasts where the activations are there."""
-        assert self.maps is not None
-        fields = self.maps.provenance["localize"]
-        recipe = recipe_of(fields)
-        if self.activations is None:
-            return recipe, None
-        contrasts = [Contrast(c["name"], tuple(c["on"]), tuple(c["off"]), c["by"]) for c in fields["contrasts"]]
-        return recipe, Sides.of(self.activations, contrasts)
-
-
-def _warn_of_shared_stimuli(maps: Selectivity, against: str) -> None:
-    """Warn where two contrasts use the same conditions: their maps then agree in noise too."""
-    fields = {one["name"]: one for one in maps.provenance["localize"]["contrasts"]}
-    other = fields[against]
-    shared = [
-        name
-        for name, one in fields.items()
-        if name != against and (one["by"] != other["by"] or {*one["on"], *one["off"]} & {*other["on"], *other["off"]})
-    ]
-    if shared:
-        warnings.warn(
-            f"{', '.join(repr(name) for name in shared)} may share stimuli with {against!r}: such maps agree in noise too. "
-            "Localize each on half of the stimuli for a test",
-            stacklevel=4,
-        )
-
-
-def _require_origin(maps: Selectivity, activations: Activations) -> None:
-    """Raise unless the activations can be those behind the maps."""
-    for layer in maps.layers:
-        if layer not in activations.layers:
-            raise unknown("layer", layer, activations.layers, "(in the activations)")
-        if activations.sheet(layer) != maps.sheet(layer):
-            raise InputError(f"layer {layer!r} has another sheet in the activations than in the t-maps")
-    for part, field, what in (("model", "weights_sha256", "model"), ("stimuli", "sha256", "stimuli")):
-        here, there = (one.provenance.get(part, {}).get(field) for one in (maps, activations))
-        if here is not None and there is not None and here != there:
-            raise InputError(f"the activations are not those behind the t-maps: another {what}")
-    recipe, sides = _Given(maps, activations, None, None).origin()
-    assert sides is not None
-    layer = maps.layers[0]
-    first = slice(None) if recipe.smooth else slice(0, 256)
-    values = recipe.prepare(activations.values(layer, first).astype(np.float64), maps.sheet(layer))
-    told = np.stack([maps.values(layer, contrast=name) for name in maps.contrasts])[:, first]
-    if not np.allclose(sides.t_maps(values, recipe.test).t, told, rtol=1e-5, atol=1e-6, equal_nan=True):
-        raise InputError("the activations are not those behind the t-maps: they give other t-values")
-
-
-def _chosen(measures: Sequence[str] | None, given: _Given) -> list[str]:
+def _chosen(measures: Sequence[str] | None, given: Given) -> list[str]:
     """Return the measures asked for, or the default ones that what is given allows."""
     missing = {
         "map": None if given.maps is not None else "t-maps: localize the activations first",
@@ -301,7 +171,7 @@ def _chosen(measures: Sequence[str] | None, given: _Given) -> list[str]:
     return names
 
 
-def _require_room(given: _Given, measures: Sequence[str]) -> None:
+def _require_room(given: Given, measures: Sequence[str]) -> None:
     """Raise before a measure of all pairs of units would fill the memory."""
     paired = [name for name in measures if name.startswith(("generic", "smoothness"))]
     for layer in given.layers if paired else ():
@@ -352,7 +222,7 @@ def said(measure: Measure, value: float, null: np.ndarray) -> dict[str, float]:
 
 
 def _measure_responses(
-    cells: Cells, given: _Given, layer: str, name: str, measure: Measure, options: Mapping[str, Any],
+    cells: Cells, given: Given, layer: str, name: str, measure: Measure, options: Mapping[str, Any],
     nulls: Sequence[str], n_null: int, seed: int,
 ) -> None:  # fmt: skip
     assert given.activations is not None
@@ -384,7 +254,7 @@ def _measure_responses(
 
 
 def _measure_maps(
-    cells: Cells, given: _Given, layer: str, names: Sequence[str], settings: Mapping[str, Mapping[str, Any]],
+    cells: Cells, given: Given, layer: str, names: Sequence[str], settings: Mapping[str, Mapping[str, Any]],
     nulls: Sequence[str], n_null: int, seed: int,
 ) -> None:  # fmt: skip
     """Measure one layer's maps, and every null map of each null once for all measures."""
@@ -442,7 +312,7 @@ def _measure_maps(
 
 
 def _measure_islands(
-    cells: Cells, given: _Given, layer: str, options: Mapping[str, Any], nulls: Sequence[str], n_null: int, seed: int
+    cells: Cells, given: Given, layer: str, options: Mapping[str, Any], nulls: Sequence[str], n_null: int, seed: int
 ) -> None:
     """Measure Moran's I inside islands of significant units; the null goes through the same selection."""
     assert given.maps is not None
@@ -469,7 +339,7 @@ def _measure_islands(
             cells.set("island_morans_i", layer, contrast, null="layout", said=found)
 
 
-def _null_maps(null: str, given: _Given, layer: str, t: np.ndarray, n_null: int, seed: int) -> Iterator[np.ndarray]:
+def _null_maps(null: str, given: Given, layer: str, t: np.ndarray, n_null: int, seed: int) -> Iterator[np.ndarray]:
     recipe, sides = given.origin()
     if null == "layout":
         values = given.activations.values(layer) if given.activations is not None and recipe.smooth else None
