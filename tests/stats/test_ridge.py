@@ -270,4 +270,4 @@ def test_arrays_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="the fit has 8 features"):
         stats.ridge_cv(X, Y, alphas=[1.0]).predict(X[:, :5])
     with pytest.raises(UnknownNameError, match="gcv"):
-        stats.ridge_cv(X, Y, alphas=ALPHAS, selection="loo")
+        stats.ridge_cv(X, Y, alphas=ALPHAS, selection="leave")

@@ -1,0 +1,204 @@
+"""One outer fold: choose the penalties, fit again, predict the held-out rows. Loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from topobrain.stats.folds import Split
+from topobrain.stats.ridge.features import Features
+from topobrain.stats.ridge.memory import FoldSizes, MemoryPlan
+from topobrain.stats.ridge.selection import Choice, Inner, Part, Room, choose, choose_gcv
+from topobrain.stats.ridge.spectrum import Accuracy, Basis
+from topobrain.stats.ridge.targets import Targets
+from topobrain.stats.ridge.workers import Workers
+
+Selection = Literal["kfold", "gcv", "loo"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is the same for all folds and layers.
+
+    Attributes
+    ----------
+    grid
+        Penalties, low to high.
+    selection, standardize
+        As in `ridge_cv`.
+    plan
+        Precision, tile and triangles held at once.
+    sizes
+        Of the folds.
+    threads
+        To use.
+    """
+
+    grid: np.ndarray
+    selection: Selection
+    standardize: bool
+    plan: MemoryPlan
+    sizes: FoldSizes
+    threads: int
+
+    @property
+    def selecting(self) -> torch.dtype:
+        """Precision of the choice of penalties."""
+        return torch.float64 if self.plan.precision == "float64" else torch.float32
+
+    @property
+    def fitting(self) -> torch.dtype:
+        """Precision of the final fit."""
+        return torch.float32 if self.plan.precision == "float32" else torch.float64
+
+    @property
+    def room(self) -> Room:
+        """How much is done at a time."""
+        return Room(self.plan.tile, self.plan.alphas)
+
+
+@dataclass(frozen=True)
+class FittedFold:
+    """An outer fold after the choice: its basis, its responses' basis, and the choice."""
+
+    basis: Basis
+    left: torch.Tensor
+    choice: Choice
+
+
+def fit_fold(
+    task: Task, features: Features, targets: Targets, fold: int, split: Split, inner: Sequence[Split], workers: Workers
+) -> FittedFold:
+    """Decompose the training rows and choose each usable voxel's penalty in them."""
+    train, test = split
+    lowest = float(task.grid[0])
+    whole = features.whole(train)
+    single = task.fitting == torch.float32 and features.single_resolves
+    basis = features.basis(train, test, Accuracy(single, lowest), whole)
+    if single and basis.rank:
+        features.single_resolves = basis.rows.dtype == torch.float32  # the next folds' spectra are alike
+    left = features.left(basis, train)
+    if task.grid.size == 1 and task.selection != "gcv":
+        choice = Choice(np.zeros(targets.n, dtype=np.int64), np.full(targets.n, np.nan), "one penalty")
+    elif task.selection == "gcv":
+        choice = choose_gcv(basis, left, train, task.grid, targets, fold, workers, task.selecting, task.room)
+    else:
+        if task.selection == "loo":
+            everyone = torch.arange(len(train), device=left.device)
+            own = Part(Basis(basis.eigenvalues, left, left), everyone, everyone, lambda: left)
+            within = Inner((own,), True, train, task.selecting)
+        else:
+            top, bottom = (float(basis.eigenvalues[i]) for i in (-1, 0)) if basis.rank else (0.0, 0.0)
+            rule = Accuracy(True, lowest)
+            accuracy = Accuracy(task.selecting == torch.float32 and rule.enough(top, bottom), lowest)
+
+            def part(pair: Split) -> Part:
+                rows = train[pair[0]]
+                inside = features.basis(rows, train[pair[1]], accuracy, whole).to(task.selecting)
+                known, held = (features.index(numbers) for numbers in pair)
+                return Part(inside, known, held, lambda: features.left(inside, rows))
+
+            shared = None
+            if features.centred is not None and _partition(inner, len(train)):
+                shared = features.centred[features.index(train)].to(task.selecting)
+            within = Inner(tuple(workers.each(part, inner)), False, train, task.selecting, shared)
+        choice = choose(within, task.grid, targets, fold, workers, task.room)
+    return FittedFold(basis.to(task.fitting), left.to(task.fitting), choice)
+
+
+def _partition(inner: Sequence[Split], n_rows: int) -> bool:
+    """Return whether every row is validated once, by a fit of all rows outside its own fold."""
+    held = np.sort(np.concatenate([validation for _, validation in inner]))
+    return np.array_equal(held, np.arange(n_rows)) and all(
+        len(train) + len(validation) == n_rows == len(np.union1d(train, validation)) for train, validation in inner
+    )
+
+
+def shrunk_targets(
+    task: Task, fitted: FittedFold, targets: Targets, fold: int, rows: np.ndarray, voxels: slice
+) -> torch.Tensor:
+    """Return each voxel's responses in the eigenbasis, shrunk by its penalty (rank, voxel)."""
+    y = targets.centred(fold, rows, voxels).to(task.fitting)
+    alpha = torch.from_numpy(task.grid[fitted.choice.index[voxels]]).to(y.device)
+    values = fitted.basis.eigenvalues[:, None]
+    return (fitted.left.T @ y) * (values / (values + alpha)).to(y.dtype)
+
+
+def predict_fold(
+    task: Task, fitted: FittedFold, targets: Targets, fold: int, split: Split, out: Any, workers: Workers
+) -> np.ndarray:
+    """Write predictions of the held-out rows into ``out`` (stimulus, voxel); return their correlations (usable voxel,)."""
+    train, test = split
+    r = np.full(targets.n, np.nan)
+    index = fitted.choice.index
+    chosen = np.unique(index)
+    n, m, rank = len(train), len(test), fitted.basis.rank
+    device = fitted.left.device
+    by_operator = chosen.size * m * rank * n + m * n * targets.n < (n + m) * rank * targets.n
+    operators: dict[int, torch.Tensor] = {}
+    if by_operator:
+        alphas = torch.from_numpy(task.grid).to(device)
+
+        def operator(number: int) -> torch.Tensor:
+            keep = fitted.basis.filters(alphas[number : number + 1])
+            return (fitted.basis.rows * keep) @ fitted.left.T
+
+        operators = dict(zip(chosen.tolist(), workers.each(operator, chosen.tolist()), strict=True))
+
+    def tile(voxels: slice) -> None:
+        if by_operator:
+            own = index[voxels]
+            order = np.argsort(own, kind="stable")
+            numbers, starts = np.unique(own[order], return_index=True)
+            places = torch.from_numpy(order).to(device)
+            y = targets.centred(fold, train, voxels).to(task.fitting)[:, places]
+            block = torch.empty(m, y.shape[1], dtype=task.fitting, device=device)
+            for number, start, stop in zip(numbers.tolist(), starts, [*starts[1:], len(own)], strict=True):
+                torch.mm(operators[number], y[:, start:stop], out=block[:, start:stop])
+            predicted = torch.empty_like(block)
+            predicted[:, places] = block
+        else:
+            predicted = fitted.basis.rows @ shrunk_targets(task, fitted, targets, fold, train, voxels)
+        mean = torch.from_numpy(targets.mean[fold, voxels]).to(device)
+        r[voxels] = correlation(predicted.double(), targets.read(test, voxels) - mean, mean).cpu().numpy()
+        write(out, test, targets.columns(voxels), predicted + mean.to(task.fitting))
+
+    workers.each(tile, targets.tiles(task.plan.tile))
+    return r
+
+
+def correlation(prediction: torch.Tensor, target: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """Return Pearson r of each column, as `column_correlation` does: 0 for a constant prediction, NaN for a constant target.
+
+    ``offset`` was taken off both: a spread that is rounding error beside it is none.
+    """
+
+    def centred(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = values.mean(dim=0)
+        values = values - mean
+        square = (values * values).sum(dim=0)
+        size = square + len(values) * (mean + offset) ** 2
+        return values, torch.where(square <= 1e-24 * size, 0.0, square.sqrt())
+
+    (one, length), (two, spread) = centred(prediction), centred(target)
+    product = (one * two).sum(dim=0)
+    r = torch.where(length > 0, product / (length * spread), 0.0).clamp(-1.0, 1.0)
+    return torch.where(spread > 0, r, torch.nan)
+
+
+def write(out: Any, rows: np.ndarray, columns: slice | np.ndarray, values: torch.Tensor) -> None:
+    """Write a block (row, column) into an array or a tensor."""
+    if isinstance(out, torch.Tensor):
+        into = torch.from_numpy(np.ascontiguousarray(rows)).to(out.device)
+        if isinstance(columns, slice):
+            out[into, columns] = values.to(out)
+        else:
+            out[into[:, None], torch.from_numpy(columns).to(out.device)] = values.to(out)
+    elif isinstance(columns, slice):
+        out[rows, columns] = values.cpu().numpy()
+    else:
+        out[np.ix_(rows, columns)] = values.cpu().numpy()

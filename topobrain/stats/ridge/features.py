@@ -1,0 +1,202 @@
+"""Features on the device, and the eigenbasis of any subset of their rows. Loads torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from topobrain.stats.ridge.spectrum import Accuracy, Basis, decompose
+
+CHUNK_BYTES = 64 * 2**20
+"""Bytes of a block of columns of the features."""
+
+TINY = 1e-10
+"""A feature whose spread is below this share of its size is constant up to rounding, and carries nothing."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Products X'X (feature, feature) of a set of rows, from which those of a subset follow by subtraction."""
+
+    rows: np.ndarray
+    products: torch.Tensor
+
+
+class Features:
+    """Features of all stimuli, centred by their overall mean in float64 (which changes no prediction).
+
+    Rows of a fold are centred again: in kernel space where there are more features than training rows, by subtracting
+    products of what is left out otherwise, and from the rows themselves where features are standardised.
+
+    Parameters
+    ----------
+    X
+        (stimulus, feature), checked; a numpy array or a tensor.
+    standardize
+        Divide by the standard deviation over the training rows of each fold.
+    dual
+        Work with (stimulus, stimulus) products: more features than training rows in every outer fold.
+    device
+        Where the work is done.
+
+    Attributes
+    ----------
+    single_resolves
+        False once float32 was seen not to resolve the spectrum.
+    """
+
+    def __init__(self, X: Any, *, standardize: bool, dual: bool, device: torch.device) -> None:
+        self.n, self.p = X.shape
+        self.standardize, self.dual, self.device = standardize, dual, device
+        self.single_resolves = True
+        self._source = X
+        mean, size = (torch.empty(self.p, dtype=torch.float64, device=device) for _ in range(2))
+        for columns in self._columns():
+            block = self._raw(columns)
+            spread, average = torch.std_mean(block, dim=0, correction=0)
+            size[columns] = block.abs().amax(dim=0)
+            mean[columns] = torch.where(spread <= TINY * size[columns], block[0], average)
+        self.mean, self.size = mean, size
+        self.centred = None if dual else self._raw(slice(0, self.p)) - mean
+        self.kernel = None
+        if dual and not standardize:
+            self.kernel = torch.zeros(self.n, self.n, dtype=torch.float64, device=device)
+            for columns in self._columns():
+                block = self._block(columns)
+                self.kernel.addmm_(block, block.T)
+
+    def _columns(self) -> list[slice]:
+        step = max(1, CHUNK_BYTES // (8 * self.n))
+        return [slice(start, min(start + step, self.p)) for start in range(0, self.p, step)]
+
+    def _raw(self, columns: slice) -> torch.Tensor:
+        block = self._source[:, columns]
+        if not isinstance(block, torch.Tensor):
+            block = torch.from_numpy(np.array(block, dtype=np.float64))
+        return block.to(device=self.device, dtype=torch.float64)
+
+    def _block(self, columns: slice) -> torch.Tensor:
+        """Return columns with the overall mean taken off; a constant feature is zero."""
+        if self.centred is not None:
+            return self.centred[:, columns]
+        return self._raw(columns) - self.mean[columns]
+
+    def index(self, rows: np.ndarray) -> torch.Tensor:
+        """Return row numbers as a tensor on the device."""
+        return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(self.device)
+
+    def whole(self, rows: np.ndarray) -> Whole | None:
+        """Return the products of an outer fold's training rows, where folds inside it are made from them."""
+        if self.centred is None:
+            return None
+        block = self.centred[self.index(rows)]
+        return Whole(rows, block.T @ block)
+
+    def scaling(self, train: torch.Tensor, columns: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return columns (stimulus, feature), and their mean and inverse scale (feature,) over training rows.
+
+        The inverse scale is 0 for a feature that is constant over the training rows.
+        """
+        block = self._block(columns)
+        spread, mean = torch.std_mean(block[train], dim=0, correction=0)
+        constant = spread <= TINY * self.size[columns]
+        scale = spread if self.standardize else torch.ones_like(spread)
+        return block, mean, torch.where(constant, 0.0, 1.0 / torch.where(constant, 1.0, scale))
+
+    def basis(self, train: np.ndarray, rows: np.ndarray, accuracy: Accuracy, whole: Whole | None = None) -> Basis:
+        """Return the eigenbasis of training rows, with other rows in it."""
+        if not self.dual:
+            return self._primal(train, rows, accuracy, whole)
+        inside, other = self.index(train), self.index(rows)
+        max_rank = min(len(train) - 1, self.p)
+        if self.kernel is not None:
+            gram, cross = self.kernel[inside[:, None], inside], self.kernel[other[:, None], inside]
+            size = float(gram.diagonal().amax())
+            column = gram.mean(dim=0)
+            middle = column.mean()
+            gram += middle - column - column[:, None]
+            cross += middle - column - cross.mean(dim=1, keepdim=True)
+        else:
+            gram, cross = self._standardised(inside, other, torch.float32 if accuracy.single else torch.float64)
+            size = 0.0
+        values, vectors = decompose(gram, max_rank, accuracy, size)
+        if gram.dtype != vectors.dtype == torch.float64:  # float32 was tried and does not resolve this spectrum
+            return self.basis(train, rows, Accuracy(False, accuracy.lowest_alpha), whole)
+        return Basis(values, (cross.to(vectors.dtype) @ vectors) / values.to(vectors.dtype), vectors)
+
+    def _standardised(
+        self, inside: torch.Tensor, other: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        both = torch.cat([inside, other])
+        product = torch.zeros(len(both), len(inside), dtype=dtype, device=self.device)
+        for columns in self._columns():
+            block, mean, inverse = self.scaling(inside, columns)
+            part = ((block[both] - mean) * inverse).to(dtype)
+            product.addmm_(part, part[: len(inside)].T)
+        return product[: len(inside)], product[len(inside) :]
+
+    def _primal(self, train: np.ndarray, rows: np.ndarray, accuracy: Accuracy, whole: Whole | None) -> Basis:
+        assert self.centred is not None
+        inside, other = self.index(train), self.index(rows)
+        _, mean, inverse = self.scaling(inside, slice(0, self.p))
+        gram = self._products(train, inside, whole)
+        gram = gram - len(train) * mean[:, None] * mean
+        gram = gram * inverse * inverse[:, None]
+        values, vectors = decompose(gram, min(len(train) - 1, self.p), accuracy)
+        dtype = vectors.dtype
+        loading = vectors * inverse.to(dtype)[:, None] / values.sqrt().to(dtype)
+        near = (self.centred[other] - mean).to(dtype)
+        return Basis(values, near @ loading, None, loading, mean.to(dtype))
+
+    def _products(self, train: np.ndarray, inside: torch.Tensor, whole: Whole | None) -> torch.Tensor:
+        assert self.centred is not None
+        if whole is not None:
+            rest = np.setdiff1d(whole.rows, train)
+            if len(rest) < len(train) and len(rest) + len(train) == len(whole.rows):
+                if not len(rest):
+                    return whole.products
+                block = self.centred[self.index(rest)]
+                return whole.products - block.T @ block
+        block = self.centred[inside]
+        return block.T @ block
+
+    def left(self, basis: Basis, train: np.ndarray) -> torch.Tensor:
+        """Return the orthonormal basis (training row, rank) of responses."""
+        if basis.left is not None:
+            return basis.left
+        assert basis.loading is not None
+        assert basis.mean is not None
+        assert self.centred is not None
+        return (self.centred[self.index(train)].to(basis.mean.dtype) - basis.mean) @ basis.loading
+
+    def weights(self, basis: Basis, train: np.ndarray, shrunk: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Write weights (feature, voxel) on the features as given into ``out``; return their products with the mean.
+
+        Parameters
+        ----------
+        basis
+            Of the training rows.
+        train
+            The training rows.
+        shrunk
+            ``filters * (left.T @ y)`` (rank, voxel).
+        out
+            (feature, voxel).
+        """
+        if basis.loading is not None:
+            assert basis.mean is not None
+            torch.mm(basis.loading, shrunk, out=out)
+            return (basis.mean + self.mean.to(basis.mean.dtype)) @ out
+        assert basis.left is not None
+        dual = basis.left @ (shrunk / basis.eigenvalues.to(shrunk.dtype)[:, None])
+        inside = self.index(train)
+        at_mean = torch.zeros(out.shape[1], dtype=out.dtype, device=out.device)
+        for columns in self._columns():
+            block, mean, inverse = self.scaling(inside, columns)
+            part = ((block[inside] - mean) * (inverse**2)).to(out.dtype)
+            torch.mm(part.T, dual, out=out[columns])
+            at_mean += (mean + self.mean[columns]).to(out.dtype) @ out[columns]
+        return at_mean

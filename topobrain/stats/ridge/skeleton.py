@@ -1,0 +1,84 @@
+"""The loss at many penalties from its values at a few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+GRID = 40
+"""Eigenvalues that stand for the spectrum: the loss is smooth in their logarithm."""
+
+LARGEST_WEIGHT = 100.0
+"""Interpolation that multiplies rounding errors by more than this is not used."""
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A few penalties, and how the losses at all of them follow.
+
+    Attributes
+    ----------
+    rows
+        Which penalties are evaluated.
+    weights
+        ``loss(all) = weights @ loss(rows)``; None where every penalty is evaluated.
+    """
+
+    rows: np.ndarray
+    weights: np.ndarray | None
+
+
+def every_penalty(n_alphas: int) -> Skeleton:
+    """Evaluate all penalties."""
+    return Skeleton(np.arange(n_alphas), None)
+
+
+def make_skeleton(
+    alphas: np.ndarray, lowest: float, highest: float, *, tolerance: float, curves: np.ndarray | None = None
+) -> Skeleton:
+    r"""Choose penalties whose losses determine the losses at all penalties.
+
+    A squared error of ridge predictions is, for any responses, a combination of the functions
+    :math:`1,\ d_s,\ d_s d_{s'}` with :math:`d_s(\alpha) = s / (s + \alpha)` over the eigenvalues s. They are smooth, so
+    a matrix (penalty, function) has a low numerical rank, and an interpolative decomposition (pivoted QR) finds rows
+    that span it.
+
+    Parameters
+    ----------
+    alphas
+        All penalties.
+    lowest, highest
+        Range of the eigenvalues.
+    tolerance
+        Relative size of what is left out.
+    curves
+        (penalty, curve): functions of the penalty that multiply the squared errors, if any (leave-one-out).
+
+    References
+    ----------
+    Cheng, Gimbutas, Martinsson & Rokhlin (2005), SIAM J. Sci. Comput. 26:1389 (interpolative decomposition).
+    """
+    from scipy.linalg import lstsq, qr
+
+    n = len(alphas)
+    if n < 6 or not 0 < lowest <= highest < np.inf:
+        return every_penalty(n)
+    s = np.geomspace(lowest, highest, GRID)
+    d = s / (s + alphas[:, None])
+    first, second = np.triu_indices(GRID)
+    functions = np.hstack([np.ones((n, 1)), d, d[:, first] * d[:, second]])
+    if curves is not None:
+        size = np.abs(curves).max(axis=0)
+        functions = np.hstack([functions[:, None, :] * (curves / size)[:, :, None]]).reshape(n, -1)
+    triangle, order = qr(functions.T, mode="r", pivoting=True, check_finite=False)
+    diagonal = np.abs(np.diag(triangle[:n]))
+    rank = int((diagonal > tolerance * diagonal[0]).sum())
+    if rank > 0.9 * n:
+        return every_penalty(n)
+    rows = np.sort(order[:rank])
+    weights = lstsq(functions[rows].T, functions.T)[0].T
+    weights[rows] = np.eye(rank)
+    if np.abs(weights).sum(axis=1).max() > LARGEST_WEIGHT:
+        return every_penalty(n)
+    return Skeleton(rows, weights)

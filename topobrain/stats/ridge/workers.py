@@ -1,0 +1,90 @@
+"""Tasks side by side, each on one core; torch's own number of threads is put back afterwards. Loads torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from topobrain._checks import InputError
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+
+_lock = threading.Lock()
+_inside = 0
+_before = 1
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let torch's operations use one thread inside; afterwards the number of threads is what it was.
+
+    Several threads may be inside at the same time: the last one out puts the number back.
+    """
+    global _inside, _before
+    with _lock:
+        own = _before if _inside else torch.get_num_threads()
+        if not _inside:
+            _before = own
+        _inside += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            torch.set_num_threads(own if _inside else _before)
+
+
+def check_threads(threads: int | None) -> int:
+    """Return the number of threads to use: the one given, else torch's."""
+    if threads is None:
+        return torch.get_num_threads()
+    if isinstance(threads, bool) or int(threads) != threads or threads < 1:
+        raise InputError(f"threads must be a whole number of 1 or more, got {threads!r}")
+    return int(threads)
+
+
+class Workers:
+    """A few threads that share out tasks.
+
+    Small decompositions gain nothing from a second core, and wide products lose a little to waiting: whole tasks side by
+    side use every core, and give the same numbers for any number of threads.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def each(self, task: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
+        """Return ``[task(item) for item in items]``; the first exception ends it."""
+        if self._pool is None:
+            return [task(item) for item in items]
+        waiting = [self._pool.submit(task, item) for item in items]
+        try:
+            return [one.result() for one in waiting]
+        except BaseException:
+            for one in waiting:
+                one.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the threads once their present tasks are done."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def working(threads: int) -> Iterator[Workers]:
+    """Give workers, with torch on one thread in each of them."""
+    with one_thread_each():
+        workers = Workers(threads)
+        try:
+            yield workers
+        finally:
+            workers.close()
