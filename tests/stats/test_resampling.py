@@ -117,7 +117,7 @@ def test_permutation_null_equals_refitting_with_scikit_learn(fitted, scheme, sta
 
 def test_more_permutations_than_fit_in_memory_at_once_change_nothing(fitted, monkeypatch):
     whole = stats.permutation_null(*fitted, n_permutations=9)
-    monkeypatch.setattr("topobrain.stats.resampling.PERMUTED_COLUMNS", 6)
+    monkeypatch.setattr("topobrain.stats.resampling.PRODUCT_VALUES", 120)
     assert np.allclose(stats.permutation_null(*fitted, n_permutations=9), whole, atol=1e-6)
 
 
