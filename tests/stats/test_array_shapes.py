@@ -64,12 +64,27 @@ stats.select_band(X[0], 0, 50); stats.random_like(np.array([True, False]), np.ar
 stats.label_permutation_test(X[:10], X[10:], n_permutations=50)
 stats.label_permutation_test(X[:12], X[12:], n_permutations=50, pairs=np.tile(np.arange(12), 2))
 stats.permuted_labels(3, 4, 5); stats.permuted_t_maps(X, on, ~on, n_permutations=4)
+splits = folds.splits
+nested = {"alphas": [0.1, 1.0], "outer": splits, "inner": [stats.make_folds(np.arange(16), 2).splits] * 3}
+bands = {"a": X, "b": Y}
+for selection in ("kfold", "gcv", "loo"):
+    stats.nested_ridge(X, Y, selection=selection, **nested)
+    stats.nested_banded_ridge(bands, Y, n_weights=3, selection=selection, band_predictions=True, **nested)
+    stats.nested_kernel_ridge(stats.kernel(X, kind="gaussian"), Y, selection=selection, **nested)
+fits = stats.nested_banded_models(bands, Y, stats.sub_models(["a", "b"]), n_weights=3, band_predictions=True, **nested)
+stats.banded_ridge_cv(bands, Y, alphas=[1.0, 2.0], folds=splits, n_weights=stats.band_weights(2, 4)).predict(bands)
+stats.kernel_ridge_cv(stats.kernel(X), Y, alphas=[1.0], folds=splits).predict(stats.kernel(X, X[:3]))
+held = {model: fit.prediction for model, fit in fits.items()}
+stats.partition_variance(held, Y, folds, roi=roi, n_regions=2, n_bootstrap=4)
+stats.product_measure(fits["a", "b"].band_prediction, Y, folds); stats.held_out_r2(held["a",], Y, folds)
 print("right shapes pass")
 wrong = [
     lambda: stats.welch_t(X, Y), lambda: stats.column_correlation(X, Y), lambda: stats.noise_ceiling(X),
     lambda: stats.participation_ratio(X[0]), lambda: stats.ridge_cv(X, Y[0], alphas=[1.0]), lambda: stats.fdr_bh("p"),
     lambda: stats.group_moments(X, np.zeros(3, int), 1), lambda: stats.fdr_bh(X[0], np.zeros(2, int)),
     lambda: stats.permuted_t_maps(X, on[1:], ~on, n_permutations=3),
+    lambda: stats.kernel_ridge_cv(X, Y, alphas=[1.0]), lambda: stats.held_out_r2(X, Y, folds),
+    lambda: stats.nested_banded_ridge(bands, Y[0], **nested),
 ]
 for call in wrong:
     try:

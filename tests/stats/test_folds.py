@@ -3,7 +3,7 @@ import pytest
 
 from topobrain import stats
 from topobrain._checks import InputError, UnknownNameError
-from topobrain.stats.folds import check_leaks
+from topobrain.stats.folds import check_leaks, given_folds
 
 
 def random_groups(seed):
@@ -124,3 +124,114 @@ def test_leaks_are_named():
         check_leaks(folds, np.array([0, 1, 2, 3, 4, 0]), ["a dog", "b", "c", "d", "e", "A dog"], None)
     with pytest.raises(InputError, match=r"fold 0 has 1 group\(s\).*: p\..*allow_duplicates"):
         check_leaks(folds, np.arange(6), list("abcdef"), ["q", "p", "p", "r", "r", "r"])
+
+
+# --- runs, gaps, and one group a fold
+
+
+def slow_distance(row, test, positions, runs):
+    near = [abs(positions[row] - positions[t]) for t in test if runs[t] == runs[row]]
+    return min(near, default=np.inf)
+
+
+@pytest.mark.parametrize("scheme", ["contiguous", "shuffled", "leave-one-out", "within-runs"])
+def test_every_scheme_keeps_groups_whole_gaps_open_and_tests_each_row_once(scheme):
+    made = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        runs = np.repeat(np.arange(3), rng.integers(12, 20, size=3))
+        n = len(runs)
+        groups = runs * 100 + np.concatenate([np.arange(k) // rng.integers(1, 4) for k in np.bincount(runs)])
+        positions = np.cumsum(rng.uniform(0.5, 1.5, size=n))  # no clock stops here, so a gap could reach across
+        gap = float(rng.uniform(0, 3)) if scheme != "shuffled" else 0.6
+        n_folds = None if scheme == "leave-one-out" else 3
+        try:
+            folds = stats.make_folds(groups, n_folds, scheme=scheme, gap=gap, positions=positions, runs=runs, seed=seed)
+        except InputError:
+            continue  # a shuffled fold whose gap ate its training rows
+        made += 1
+        assert np.array_equal(np.sort(np.concatenate([test for _, test in folds])), np.arange(n))
+        assert held_together(folds, groups)
+        for train, test in folds:
+            rest = np.setdiff1d(np.arange(n), test)
+            kept = [row for row in rest if slow_distance(row, test, positions, runs) > gap]
+            assert train.tolist() == kept
+    assert made > 50
+
+
+def test_leave_one_out_makes_a_fold_a_group_in_order():
+    folds = stats.make_folds(["r2", "r2", "r1", "r3", "r1"], scheme="leave-one-out")
+    assert [test.tolist() for _, test in folds] == [[0, 1], [2, 4], [3]]
+    assert folds.scheme == "leave-one-out"
+    assert len(stats.make_folds(range(5), 5, scheme="leave-one-out")) == 5
+    with pytest.raises(InputError, match=r"one fold a group: 5 groups, but n_folds=3"):
+        stats.make_folds(range(5), 3, scheme="leave-one-out")
+
+
+def test_leaving_out_a_run_with_repeated_stimuli_leaves_out_what_hangs_together():
+    runs, items = [1, 1, 2, 2, 3, 3], ["a", "b", "b", "c", "d", "e"]
+    groups = stats.merge_groups(runs, stats.duplicate_groups(items))
+    folds = stats.make_folds(groups, scheme="leave-one-out")
+    assert [test.tolist() for _, test in folds] == [[0, 1, 2, 3], [4, 5]]
+
+
+def test_a_gap_stops_at_the_border_of_a_run():
+    runs = np.repeat(["a", "b"], 10)
+    train, test = stats.make_folds(range(20), 4, gap=3, runs=runs).splits[1]
+    assert test.tolist() == list(range(5, 10))
+    assert train.tolist() == [0, 1, *range(10, 20)]
+    assert stats.make_folds(range(20), 4, gap=3).splits[1][0].tolist() == [0, 1, *range(13, 20)]
+
+
+def test_blocks_within_runs_test_a_part_of_every_run():
+    runs = np.repeat([0, 1], [9, 6])
+    train, test = stats.make_folds(range(15), 3, scheme="within-runs", runs=runs, gap=1).splits[1]
+    assert test.tolist() == [3, 4, 5, 11, 12]
+    assert train.tolist() == [0, 1, 7, 8, 9, 14]
+    with pytest.raises(InputError, match="give runs="):
+        stats.make_folds(range(15), 3, scheme="within-runs")
+    with pytest.raises(InputError, match=r"a run of 2 rows in 2 groups into 3 folds"):
+        stats.make_folds(range(8), 3, scheme="within-runs", runs=[0] * 6 + [1] * 2)
+    with pytest.raises(InputError, match=r"row 5 lies in two runs.*leave-one-out"):
+        stats.make_folds([0, 1, 2, 3, 4, 9, 9, 5, 6, 7, 8, 10], 2, scheme="within-runs", runs=[0] * 6 + [1] * 6)
+
+
+def test_bad_labels_and_numbers_of_folds_are_named():
+    with pytest.raises(InputError, match="needs a number of folds, 2 to 10"):
+        stats.make_folds(range(10))
+    with pytest.raises(InputError, match="runs have 3 labels for 10 rows"):
+        stats.make_folds(range(10), 2, runs=[1, 2, 3])
+    with pytest.raises(InputError, match="positions are one finite number a row: expected 10"):
+        stats.make_folds(range(10), 2, gap=1, positions=[0, 1, 2])
+    with pytest.raises(InputError, match="finite"):
+        stats.make_folds(range(3), 2, gap=1, positions=[0.0, np.nan, 1.0])
+    with pytest.raises(InputError, match="gap must be 0 or more rows, got nan"):
+        stats.make_folds(range(10), 2, gap=float("nan"))
+
+
+def test_given_folds_are_pairs_or_numbers():
+    folds = given_folds([([0, 1], [2]), ([1, 2], [0])], 4)
+    assert folds.scheme == "given"
+    assert [test.tolist() for _, test in folds] == [[2], [0]]
+    made = stats.make_folds(range(12), 3)
+    again = given_folds(made.test_fold(12), 12)
+    assert all(np.array_equal(a, b) for x, y in zip(made, again, strict=True) for a, b in zip(x, y, strict=True))
+    assert len(given_folds(made, 12)) == 3
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ([([0, 1], [1, 2])], r"fold 0 has rows in both training and test: 1"),
+        ([([0, 1], [2]), ([0, 1], [2])], "test rows do not overlap"),
+        ([([0, 1], [9])], r"fold 0 is empty or names rows outside 0\.\.3"),
+        ([([0, 1], [])], "fold 0 is empty"),
+        ([5], r"fold 0 is no \(train, test\) pair"),
+        ([], "one or more"),
+        (np.array([0, 1]), "number 2 rows, expected 4"),
+        (np.array([-1, -1, -1, -1]), "one or more"),
+    ],
+)
+def test_folds_that_cannot_be_used_are_explained(splits, message):
+    with pytest.raises(InputError, match=message):
+        given_folds(splits, 4)

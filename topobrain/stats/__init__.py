@@ -1,6 +1,13 @@
 """Statistics on plain arrays: contrasts, ridge regression, folds, ceilings, resampling, spatial statistics and nulls."""
 
-from topobrain.stats.ceiling import noise_ceiling, spearman_brown
+from topobrain.stats.ceiling import (
+    InterSubject,
+    SplitHalf,
+    inter_subject_correlation,
+    noise_ceiling,
+    spearman_brown,
+    split_half,
+)
 from topobrain.stats.clusters import Clusters, connected_clusters, grow_clusters, radius_until_all, threshold_patches
 from topobrain.stats.contrast import (
     PUBLISHED_TTESTS,
@@ -14,13 +21,21 @@ from topobrain.stats.contrast import (
 )
 from topobrain.stats.correlation import column_correlation
 from topobrain.stats.dimensionality import participation_ratio, project_rank, rank_matched_null
-from topobrain.stats.folds import Folds, duplicate_groups, make_folds, merge_groups
+from topobrain.stats.folds import Folds, duplicate_groups, given_folds, make_folds, merge_groups
 from topobrain.stats.generic_topography import (
     TopographyByRadius,
     generic_topography,
     generic_topography_by_radius,
     generic_topography_null,
     generic_topography_null_by_radius,
+)
+from topobrain.stats.group_tests import (
+    SignFlip,
+    bootstrap_stimuli_and_subjects,
+    bootstrap_subjects,
+    max_statistic_p,
+    percentile_interval,
+    sign_flip_test,
 )
 from topobrain.stats.islands import Islands, island_layout_null, island_morans_i
 from topobrain.stats.label_permutations import (
@@ -42,8 +57,24 @@ from topobrain.stats.nulls import (
     torus_shifts,
     torus_test,
 )
-from topobrain.stats.resampling import bootstrap_correlation, permutation_null
-from topobrain.stats.ridge import RidgeFit, ridge_cv
+from topobrain.stats.resampling import (
+    PermutedScores,
+    ScoreDraws,
+    bootstrap_correlation,
+    bootstrap_scores,
+    permutation_null,
+    permuted_scores,
+)
+from topobrain.stats.ridge import NestedFit, RidgeFit, memory_plan, nested_ridge, nested_ridge_layers, ridge_cv
+from topobrain.stats.ridge.banded import (
+    BandedFit,
+    NestedBandedFit,
+    band_weights,
+    banded_ridge_cv,
+    nested_banded_models,
+    nested_banded_ridge,
+)
+from topobrain.stats.ridge.kernels import KernelRidgeFit, kernel, kernel_ridge_cv, nested_kernel_ridge
 from topobrain.stats.selection import random_like, select_band, select_top
 from topobrain.stats.smoothness import (
     Curve,
@@ -79,44 +110,88 @@ from topobrain.stats.surface_nulls import (
     variogram,
     variogram_surrogates,
 )
+from topobrain.stats.time_series import (
+    convolve_events,
+    convolve_hrf,
+    drift_basis,
+    fir_delays,
+    hrf_kernel,
+    remove_drift,
+    sampling_weights,
+    zscore_runs,
+)
+from topobrain.stats.variance_partitioning import (
+    VariancePartition,
+    commonality,
+    held_out_r2,
+    partition_variance,
+    product_measure,
+    sub_models,
+)
 
 __all__ = [
+    "BandedFit",
     "Clusters",
     "Curve",
     "DistanceBins",
     "Folds",
+    "InterSubject",
     "Islands",
+    "KernelRidgeFit",
     "Moments",
     "NearestUnits",
+    "NestedBandedFit",
+    "NestedFit",
     "NullTest",
     "PUBLISHED_TTESTS",
     "PermutationProducts",
+    "PermutedScores",
     "PermutedT",
     "RadialSpectrum",
     "RidgeFit",
+    "ScoreDraws",
     "Side",
+    "SignFlip",
+    "SplitHalf",
     "StreamedMoments",
     "TMap",
     "TTest",
     "TopographyByRadius",
+    "VariancePartition",
     "Variogram",
+    "band_weights",
+    "banded_ridge_cv",
     "bootstrap_correlation",
+    "bootstrap_scores",
+    "bootstrap_stimuli_and_subjects",
+    "bootstrap_subjects",
     "column_correlation",
+    "commonality",
     "compare_with_null",
     "connected_clusters",
+    "convolve_events",
+    "convolve_hrf",
     "distance_bins",
     "distance_curve",
     "distance_curve_null",
+    "drift_basis",
     "duplicate_groups",
     "fdr_bh",
+    "fir_delays",
     "generic_topography",
     "generic_topography_by_radius",
     "generic_topography_null",
     "generic_topography_null_by_radius",
+    "given_folds",
     "group_moments",
     "grow_clusters",
+    "held_out_r2",
+    "hrf_kernel",
+    "inter_subject_correlation",
     "island_layout_null",
     "island_morans_i",
+    "kernel",
+    "kernel_ridge_cv",
     "label_permutation_test",
     "layout_null",
     "layout_permutations",
@@ -124,16 +199,27 @@ __all__ = [
     "make_folds",
     "map_correlation",
     "map_similarity_null",
+    "max_statistic_p",
+    "memory_plan",
     "merge_groups",
     "morans_i",
     "morans_i_test",
     "nearest_by_coordinates",
     "nearest_by_distance",
+    "nested_banded_models",
+    "nested_banded_ridge",
+    "nested_kernel_ridge",
+    "nested_ridge",
+    "nested_ridge_layers",
     "noise_ceiling",
     "participation_ratio",
+    "partition_variance",
+    "percentile_interval",
     "permutation_null",
     "permuted_labels",
+    "permuted_scores",
     "permuted_t_maps",
+    "product_measure",
     "product_permutations",
     "project_rank",
     "radial_power",
@@ -141,13 +227,16 @@ __all__ = [
     "random_like",
     "random_rotations",
     "rank_matched_null",
+    "remove_drift",
     "response_correlation_curve",
     "response_correlation_curve_null",
     "ridge_cv",
+    "sampling_weights",
     "select_band",
     "select_top",
     "selectivity_difference_curve",
     "selectivity_difference_curve_null",
+    "sign_flip_test",
     "signed_log_p",
     "smoothing_floor",
     "smoothness_tdann",
@@ -159,9 +248,11 @@ __all__ = [
     "spectral_centroid",
     "spin_correlation",
     "spin_permutations",
+    "split_half",
     "spun",
     "ssim",
     "student_t",
+    "sub_models",
     "t_from_moments",
     "threshold_patches",
     "torus_shifts",
@@ -170,4 +261,5 @@ __all__ = [
     "variogram_surrogates",
     "welch_t",
     "window_entropy",
+    "zscore_runs",
 ]

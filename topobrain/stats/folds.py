@@ -1,17 +1,18 @@
-"""Cross-validation folds that never split a group and never split duplicated stimuli."""
+"""Cross-validation folds that never split a group, a duplicated stimulus or the memory of a time series."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from topobrain._checks import InputError, listed, require_choice
 
 Split = tuple[np.ndarray, np.ndarray]
-Scheme = Literal["contiguous", "shuffled", "given"]
+MadeScheme = Literal["contiguous", "shuffled", "leave-one-out", "within-runs"]
+Scheme = Literal["contiguous", "shuffled", "leave-one-out", "within-runs", "given"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,15 @@ class Folds:
     splits
         One (train, test) pair of row numbers a fold.
     scheme
-        ``"contiguous"`` (blocks in the order of the rows), ``"shuffled"`` or ``"given"``.
+        How they were made: ``"contiguous"`` (blocks in the order of the rows), ``"shuffled"``, ``"leave-one-out"`` (a group
+        a fold), ``"within-runs"`` (a block of every run a fold) or ``"given"``.
     gap
         Training rows dropped on either side of a test block.
     """
 
     splits: tuple[Split, ...]
     scheme: Scheme
-    gap: int = 0
+    gap: int | float = 0
 
     def __iter__(self) -> Iterator[Split]:
         return iter(self.splits)
@@ -78,70 +80,209 @@ def merge_groups(*labels: Sequence[Hashable] | np.ndarray) -> np.ndarray:
 
 def make_folds(
     groups: Sequence[Hashable] | np.ndarray,
-    n_folds: int,
+    n_folds: int | None = None,
     *,
-    scheme: Literal["contiguous", "shuffled"] = "contiguous",
-    gap: int = 0,
-    positions: np.ndarray | None = None,
+    scheme: MadeScheme = "contiguous",
+    gap: int | float = 0,
+    positions: Sequence[float] | np.ndarray | None = None,
+    runs: Sequence[Hashable] | np.ndarray | None = None,
     seed: int = 0,
 ) -> Folds:
-    """Divide rows into folds of about equal size, keeping every group whole.
+    """Divide rows into folds, keeping every group whole and, with a gap, test rows apart from their neighbours in time.
 
     Parameters
     ----------
     groups
-        One label a row; rows that share a label stay together. ``range(n)`` for independent rows.
+        One label a row; rows that share a label stay together. ``range(n)`` for independent rows, passages or runs where
+        stimuli hang together, subjects where rows of several people are stacked. `merge_groups` joins several of them
+        (duplicated stimuli and passages).
     n_folds
-        Number of folds, 2 to the number of groups.
+        Number of folds, 2 to the number of groups. ``"leave-one-out"`` needs none: it makes one a group.
     scheme
-        ``"contiguous"``: groups in the order of their first row, cut into blocks. ``"shuffled"``: the groups' order is
-        drawn with ``seed`` first; neighbours in time leak, so callers must ask for it.
+        ``"contiguous"``: groups in the order of their first row, cut into blocks of about equal size. ``"shuffled"``: the
+        groups' order is drawn with ``seed`` first; neighbours in time leak, so callers must ask for it.
+        ``"leave-one-out"``: each fold tests one group (a run, a passage, a subject). ``"within-runs"``: every run is
+        cut into ``n_folds`` blocks and fold k tests the k-th block of each run, so that all runs train and test.
     gap
-        Rows within this many of a test row (in ``positions``) are dropped from training: for time series, the reach of
-        the haemodynamic response.
+        Rows of the same run within this distance of a test row (in ``positions``) are dropped from training: for time
+        series, the reach of the haemodynamic response.
     positions
-        Place of each row in time, if rows are a subset (inner folds); default 0, 1, 2, ...
+        Place of each row in time, in the unit of ``gap``, if rows are a subset (inner folds) or not evenly spaced; default
+        0, 1, 2, ...
+    runs
+        Run of each row, if there are several: the clock stops between runs, so a gap never reaches from one into another.
     seed
         Seed of the shuffled order.
+
+    Returns
+    -------
+    Folds
+        Every row is tested exactly once.
 
     Raises
     ------
     InputError
-        Fewer groups than folds, or a fold left without training rows by the gap.
+        Fewer groups than folds, a fold left without training rows by the gap, a group that lies in two runs where runs are
+        cut, or labels that do not fit the rows.
+
+    Examples
+    --------
+    >>> [test.tolist() for _, test in make_folds(["a", "a", "b", "c"], scheme="leave-one-out")]
+    [[0, 1], [2], [3]]
+    >>> make_folds(range(8), 2, scheme="within-runs", runs=[1, 1, 1, 1, 2, 2, 2, 2]).splits[0][1].tolist()
+    [0, 1, 4, 5]
     """
-    require_choice("fold scheme", scheme, ("contiguous", "shuffled"))
+    require_choice("fold scheme", scheme, get_args(MadeScheme))
     codes = duplicate_groups(list(np.asarray(groups).tolist()))
     n, sizes = len(codes), np.bincount(codes)
     if len(sizes) < 2:
         raise InputError(f"all {n} rows belong to one group (duplicated stimuli count as one): none can be held out")
-    if not 2 <= n_folds <= len(sizes):
-        raise InputError(
-            f"cannot make {n_folds} folds of {n} rows in {len(sizes)} groups (duplicated stimuli count as one group): "
-            f"expected 2 to {len(sizes)} folds"
-        )
-    if gap < 0:
+    if not gap >= 0:
         raise InputError(f"gap must be 0 or more rows, got {gap}")
-    order = np.arange(len(sizes))
-    if scheme == "shuffled":
-        order = np.random.default_rng(seed).permutation(order)
-    fold_of_group = _cut(sizes[order], n_folds)
-    fold = np.empty(n, dtype=int)
-    for rank, group in enumerate(order):
-        fold[codes == group] = fold_of_group[rank]
-    place = np.arange(n) if positions is None else np.asarray(positions)
+    place, run = _places(n, positions, runs)
+    if scheme == "leave-one-out":
+        if n_folds not in (None, len(sizes)):
+            raise InputError(
+                f"leave-one-out makes one fold a group: {len(sizes)} groups, but n_folds={n_folds}; leave n_folds out, or "
+                "ask for scheme='contiguous'"
+            )
+        fold = codes
+    elif n_folds is None:
+        raise InputError(
+            f"scheme {scheme!r} needs a number of folds, 2 to {len(sizes)}; only 'leave-one-out' needs none"
+        )
+    elif scheme == "within-runs":
+        if runs is None:
+            raise InputError("scheme 'within-runs' cuts every run into blocks: give runs=, one label a row")
+        fold = _fold_within_runs(codes, run, n_folds)
+    else:
+        if not 2 <= n_folds <= len(sizes):
+            raise InputError(
+                f"cannot make {n_folds} folds of {n} rows in {len(sizes)} groups (duplicated stimuli count as one group): "
+                f"expected 2 to {len(sizes)} folds"
+            )
+        order = np.arange(len(sizes))
+        if scheme == "shuffled":
+            order = np.random.default_rng(seed).permutation(order)
+        fold_of_group = np.empty(len(sizes), dtype=int)
+        fold_of_group[order] = _cut(sizes[order], n_folds)
+        fold = fold_of_group[codes]
     splits = []
-    for number in range(n_folds):
+    for number in range(fold.max() + 1):
         test = np.flatnonzero(fold == number)
         train = np.flatnonzero(fold != number)
         if gap:
-            nearest = np.abs(place[train][:, None] - place[test][None, :]).min(axis=1)
-            train = train[nearest > gap]
+            train = train[_distance(place, run, train, test) > gap]
         if train.size < 2:
             raise InputError(
                 f"fold {number} has {train.size} training rows left: use fewer folds or a smaller gap ({gap})"
             )
         splits.append((train, test))
     return Folds(tuple(splits), scheme, gap)
+
+
+def given_folds(splits: Any, n_rows: int) -> Folds:
+    """Return folds that the caller made, checked.
+
+    Parameters
+    ----------
+    splits
+        (train, test) pairs of row numbers, or one fold number a row: a row is tested in that fold and trains all others;
+        rows with -1 are never tested.
+    n_rows
+        Number of rows there are.
+
+    Raises
+    ------
+    InputError
+        A pair that is none, rows that do not exist or occur on both sides, a row tested twice; the fold is named.
+
+    Examples
+    --------
+    >>> [test.tolist() for _, test in given_folds(np.array([0, 1, 1, -1]), 4)]
+    [[0], [1, 2]]
+    """
+    if isinstance(splits, Folds):
+        splits = splits.splits
+    numbers = np.asarray(splits) if isinstance(splits, np.ndarray) else None
+    if numbers is not None and numbers.ndim == 1 and numbers.dtype.kind in "iu":
+        if len(numbers) != n_rows:
+            raise InputError(f"folds number {len(numbers)} rows, expected {n_rows}")
+        splits = [
+            (np.flatnonzero(numbers != k), np.flatnonzero(numbers == k)) for k in np.unique(numbers[numbers >= 0])
+        ]
+    pairs: list[Split] = []
+    for number, pair in enumerate(splits):
+        try:
+            train, test = (np.asarray(rows, dtype=np.int64).reshape(-1) for rows in pair)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"fold {number} is no (train, test) pair of row numbers: {error}") from error
+        if (
+            train.size < 2
+            or test.size == 0
+            or min(train.min(), test.min()) < 0
+            or max(train.max(), test.max()) >= n_rows
+        ):
+            raise InputError(f"fold {number} is empty or names rows outside 0..{n_rows - 1}")
+        both = np.intersect1d(train, test)
+        if both.size:
+            raise InputError(f"fold {number} has rows in both training and test: {listed(both, 5)}")
+        pairs.append((train, test))
+    tested = np.concatenate([test for _, test in pairs]) if pairs else np.zeros(0)
+    if not pairs or len(np.unique(tested)) != len(tested):
+        raise InputError("folds must be one or more (train, test) pairs whose test rows do not overlap")
+    return Folds(tuple(pairs), "given")
+
+
+def _places(
+    n: int, positions: Sequence[float] | np.ndarray | None, runs: Sequence[Hashable] | np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the place in time and the run number of each row."""
+    place = np.arange(n) if positions is None else np.asarray(positions)
+    if place.shape != (n,) or place.dtype.kind not in "iuf" or not np.isfinite(place).all():
+        raise InputError(
+            f"positions are one finite number a row: expected {n}, got {place.dtype} of shape {place.shape}"
+        )
+    run = np.zeros(n, dtype=int) if runs is None else duplicate_groups(list(np.asarray(runs).tolist()))
+    if len(run) != n:
+        raise InputError(f"runs have {len(run)} labels for {n} rows: expected one each")
+    return place, run
+
+
+def _distance(place: np.ndarray, run: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Return how far each training row is from the nearest test row of its run, infinite where its run has none."""
+    nearest = np.full(len(train), np.inf)
+    for number in np.unique(run[test]):
+        there = np.sort(place[test[run[test] == number]])
+        rows = np.flatnonzero(run[train] == number)
+        at = place[train[rows]]
+        after = np.searchsorted(there, at)
+        left = np.where(after > 0, np.abs(at - there[np.maximum(after - 1, 0)]), np.inf)
+        right = np.where(after < len(there), np.abs(there[np.minimum(after, len(there) - 1)] - at), np.inf)
+        nearest[rows] = np.minimum(left, right)
+    return nearest
+
+
+def _fold_within_runs(codes: np.ndarray, run: np.ndarray, n_folds: int) -> np.ndarray:
+    """Return the fold of each row: the k-th block of every run, groups whole."""
+    fold = np.empty(len(codes), dtype=int)
+    for number in range(run.max() + 1):
+        rows = np.flatnonzero(run == number)
+        elsewhere = np.intersect1d(codes[rows], codes[run != number])
+        if elsewhere.size:
+            raise InputError(
+                f"the group of row {int(np.flatnonzero(codes == elsewhere[0])[0])} lies in two runs, so runs cannot be cut "
+                "one by one; hold out whole runs: groups=runs, scheme='leave-one-out'"
+            )
+        inside = duplicate_groups(codes[rows].tolist())
+        sizes = np.bincount(inside)
+        if not 2 <= n_folds <= len(sizes):
+            raise InputError(
+                f"cannot cut a run of {len(rows)} rows in {len(sizes)} groups into {n_folds} folds: expected 2 to "
+                f"{len(sizes)}"
+            )
+        fold[rows] = _cut(sizes, n_folds)[inside]
+    return fold
 
 
 def _cut(sizes: np.ndarray, n_folds: int) -> np.ndarray:
