@@ -46,8 +46,29 @@ _NAMES = {
     "distance_curve": "topobrain.topography",
     "encode": "topobrain.encoding",
     "Encoding": "topobrain.encoding",
+    "measure_leakage": "topobrain.encoding",
+    "compare": "topobrain.encoding.comparison",
+    "Comparison": "topobrain.encoding.comparison",
+    "group_scores": "topobrain.encoding.comparison",
+    "partition_variance": "topobrain.encoding.partition",
+    "Partition": "topobrain.encoding.partition",
+    "estimate_ceiling": "topobrain.encoding.ceilings",
+    "encode_all": "topobrain.jobs",
+    "save_map": "topobrain.brain_files",
 }
-_ROOMS = ("plot", "stats", "nn", "models", "data", "training", "testing", "report")
+_ROOMS = (
+    "plot",
+    "stats",
+    "nn",
+    "models",
+    "data",
+    "training",
+    "testing",
+    "report",
+    "brain_files",
+    "time_series",
+    "jobs",
+)
 
 __all__ = [*_NAMES, *_ROOMS, "__version__"]
 
@@ -79,15 +100,19 @@ sys.modules[__name__].__class__ = _Package
 
 
 if TYPE_CHECKING:
+    from topobrain import brain_files as brain_files
     from topobrain import data as data
+    from topobrain import jobs as jobs
     from topobrain import models as models
     from topobrain import nn as nn
     from topobrain import plot as plot
     from topobrain import report as report
     from topobrain import stats as stats
     from topobrain import testing as testing
+    from topobrain import time_series as time_series
     from topobrain import training as training
     from topobrain.activations import Activations as Activations
+    from topobrain.brain_files import save_map as save_map
     from topobrain.data import list_data as list_data
     from topobrain.data import list_localizers as list_localizers
     from topobrain.data import load_cortical_map as load_cortical_map
@@ -99,7 +124,15 @@ if TYPE_CHECKING:
     from topobrain.data import load_text as load_text
     from topobrain.encoding import Encoding as Encoding
     from topobrain.encoding import encode as encode
+    from topobrain.encoding import measure_leakage as measure_leakage
+    from topobrain.encoding.ceilings import estimate_ceiling as estimate_ceiling
+    from topobrain.encoding.comparison import Comparison as Comparison
+    from topobrain.encoding.comparison import compare as compare
+    from topobrain.encoding.comparison import group_scores as group_scores
+    from topobrain.encoding.partition import Partition as Partition
+    from topobrain.encoding.partition import partition_variance as partition_variance
     from topobrain.extract import extract as extract
+    from topobrain.jobs import encode_all as encode_all
     from topobrain.models import Model as Model
     from topobrain.models import Recording as Recording
     from topobrain.models import TorchModel as TorchModel

@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -29,6 +30,9 @@ KINDS = {
     "topography": "topobrain.topography:Topography",
     "distance_curve": "topobrain.topography:DistanceCurve",
     "encoding": "topobrain.encoding:Encoding",
+    "leakage": "topobrain.encoding:Leakage",
+    "partition": "topobrain.encoding.partition:Partition",
+    "comparison": "topobrain.encoding.comparison:Comparison",
     "training": "topobrain.training.log:TrainingLog",
 }
 """Result kinds and their classes, as strings: a class is imported when a file of its kind is opened."""
@@ -38,8 +42,13 @@ def versions() -> dict[str, str]:
     """Return the versions of topobrain, Python and the libraries that numbers depend on."""
     from topobrain import __version__
 
-    installed = {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torch", "transformers", "xarray")}
-    return {"topobrain": __version__, "python": platform.python_version(), **installed}
+    return {"topobrain": __version__, "python": platform.python_version(), **_installed()}
+
+
+@cache
+def _installed() -> dict[str, str]:
+    """Return library versions; asking costs 20 ms, as much as a small result."""
+    return {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torch", "transformers", "xarray")}
 
 
 def to_plain(value: Any) -> Any:

@@ -1,0 +1,87 @@
+"""Folds of labelled responses: runs, passages, repeated stimuli, time."""
+
+import numpy as np
+import pytest
+
+from topobrain._checks import InputError
+from topobrain.encoding.cross_validation import TIME_BLOCK, TIME_GAP, make_design
+from topobrain.responses import BrainResponses
+from topobrain.stimuli import StimulusSet
+
+
+def responses(n, *, design="events", texts=None, **columns):
+    stimuli = StimulusSet(texts or [f"text number {i}" for i in range(n)], columns or None)
+    return BrainResponses.from_arrays(np.random.default_rng(0).standard_normal((n, 2)), stimuli, design=design)
+
+
+def own(n):
+    return np.arange(n)
+
+
+def test_each_group_is_left_out_once():
+    groups = np.repeat(["run 1", "run 2", "run 3"], [5, 7, 4])
+    design = make_design(responses(16, group=groups), own(16), "leave-one-out")
+    assert [groups[test].tolist() for _, test in design.outer] == [["run 1"] * 5, ["run 2"] * 7, ["run 3"] * 4]
+    for train, test in design.outer:
+        assert sorted([*train, *test]) == list(range(16))
+    assert design.outer.scheme == "leave-one-out"
+
+
+def test_single_stimuli_cannot_be_left_out_one_by_one():
+    with pytest.raises(InputError, match="needs groups of at least 3"):
+        make_design(responses(10), own(10), "leave-one-out")
+
+
+def test_gaps_do_not_reach_into_another_run():
+    runs = np.repeat([1, 2], 60)
+    design = make_design(responses(120, design="timeseries", run=runs), own(120), "contiguous", n_folds=4)
+    bare = make_design(responses(120, design="timeseries"), own(120), "contiguous", n_folds=4)
+    for number, (train, test) in enumerate(design.outer):
+        assert set(np.flatnonzero(runs != runs[test[0]])) <= set(train)  # the whole other run trains
+        same = train[runs[train] == runs[test[0]]]
+        assert np.abs(same[:, None] - test[None]).min() > TIME_GAP
+        assert len(train) >= len(bare.outer.splits[number][0])
+    assert len(design.outer.splits[1][0]) > len(bare.outer.splits[1][0])  # the border of the runs lies at its end
+    for (train, _), inner in zip(design.outer, design.inner_splits, strict=True):
+        for inside, validation in inner:
+            rows, held = train[inside], train[validation]
+            together = runs[rows][:, None] == runs[held][None]
+            assert np.abs(rows[:, None] - held[None])[together].min(initial=99) > TIME_GAP
+
+
+def test_a_category_that_comes_again_in_each_run_needs_a_word():
+    texts = ["face", "house", "cat", "shoe"] * 4
+    shown = responses(16, texts=texts, group=np.repeat(range(4), 4))
+    with pytest.raises(InputError, match="one group"):
+        make_design(shown, own(16), "leave-one-out")
+    design = make_design(shown, own(16), "leave-one-out", allow_duplicates=True)
+    assert len(design.outer) == 4
+    assert all(len(test) == 4 for _, test in design.outer)
+
+
+def test_the_bootstrap_draws_stretches_of_time_and_whole_passages():
+    series = make_design(responses(60, design="timeseries"), own(60), n_folds=2)
+    assert np.bincount(series.blocks).tolist() == [TIME_BLOCK] * 6
+    assert series.exchange == "circular"
+    passages = make_design(responses(24, group=np.repeat(range(8), 3)), own(24), n_folds=2)
+    assert np.array_equal(passages.blocks, passages.groups)
+    assert passages.exchange == "circular"
+    assert make_design(responses(24), own(24)).exchange == "stimuli"
+
+
+def test_rows_equal_to_the_model_stay_together():
+    repeats = np.repeat(np.arange(10), 2)
+    design = make_design(responses(20), repeats, "shuffled")
+    for train, test in design.outer:
+        assert not set(repeats[train]) & set(repeats[test])
+
+
+@pytest.mark.parametrize("folds", [True, None, 2.5, {"a": 1}])
+def test_folds_of_no_known_kind_are_refused(folds):
+    with pytest.raises(InputError):
+        make_design(responses(20), own(20), folds)
+
+
+def test_inner_folds_need_two():
+    with pytest.raises(InputError, match="inner_folds must be 2 or more, got 1"):
+        make_design(responses(20), own(20), inner_folds=1)

@@ -1,0 +1,134 @@
+"""How much do shuffled folds leak? Measured, by scoring the same data with contiguous folds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import xarray as xr
+
+from topobrain._checks import InputError
+from topobrain.activations import Activations
+from topobrain.encoding.cross_validation import make_design
+from topobrain.encoding.result import Encoding
+from topobrain.encoding.scoring import Study, prepare, run
+from topobrain.responses import BrainResponses
+from topobrain.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+QUANTILES = (0.025, 0.975)
+
+
+class Leakage(Result):
+    """Scores with shuffled and with contiguous folds.
+
+    ``shuffled contiguous difference low high (layer, region)``: region scores, shuffled minus contiguous, and the 95 %
+    interval of that difference from independent bootstrap draws of the two (the folds differ, so draws cannot be
+    paired: the interval is on the wide side).
+    """
+
+    kind: ClassVar[str] = "leakage"
+    schema: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
+        ("shuffled", "contiguous", "difference", "low", "high"), ("layer", "region")
+    )
+
+    def summary(self) -> pd.DataFrame:
+        """Return one row a layer and ROI: ``layer roi shuffled contiguous difference low high leaks``."""
+        frame = self.data[list(self.schema)].to_dataframe().reset_index().rename(columns={"region": "roi"})
+        frame = frame[["layer", "roi", *self.schema]]
+        frame["leaks"] = frame["low"] > 0
+        return frame
+
+
+def measure_leakage(
+    activations: Activations, responses: BrainResponses, *, n_bootstrap: int = 1000, seed: int = 0, **options: Any
+) -> Leakage:
+    """Score with shuffled and with contiguous folds, to see what neighbours in time or text give away.
+
+    A model that knows nothing but when a stimulus was shown scores well if the stimuli around it are in the training
+    set. What shuffled folds score above contiguous ones is a measure of that.
+
+    Parameters
+    ----------
+    activations, responses
+        As in `encode`.
+    n_bootstrap
+        Draws of each interval, at least 1.
+    seed
+        Seed of the shuffled folds and of the draws.
+    **options
+        Further options of `encode` (``layers``, ``n_folds``, ``alphas``, ...), the same for both.
+
+    Returns
+    -------
+    Leakage
+
+    Raises
+    ------
+    InputError
+        As in `encode`; or ``folds`` given: the two schemes are what is compared.
+
+    References
+    ----------
+    Feghhi et al. (2024), arXiv 2406.01538.
+    """
+    if "folds" in options:
+        raise InputError("measure_leakage compares shuffled with contiguous folds: it takes no folds=")
+    if n_bootstrap < 1:
+        raise InputError(f"n_bootstrap must be 1 or more, got {n_bootstrap}")
+    options = {**options, "n_permutations": 0, "n_bootstrap": n_bootstrap, "seed": seed}
+    scored = {
+        scheme: run(prepare(activations, responses, folds=scheme, **options), activations)
+        for scheme in ("shuffled", "contiguous")
+    }
+    return _compare(scored["shuffled"], scored["contiguous"])
+
+
+def against_contiguous(result: Encoding, study: Study, activations: Activations) -> Encoding:
+    """Return a result of shuffled folds with the contiguous scores beside it, and warn where they leak.
+
+    The variable ``region_r_contiguous (layer, region)`` is added.
+    """
+    design = study.design
+    plain = make_design(
+        study.responses, design.groups, "contiguous",
+        n_folds=len(design.outer), inner_folds=design.inner_folds, gap=design.gap,
+        allow_duplicates=bool(study.further["allow_duplicates"]), seed=design.seed,
+    )  # fmt: skip
+    options = replace(study.options, n_permutations=0)
+    contiguous = run(replace(study, design=plain, options=options), activations)
+    found = _compare(result, contiguous)
+    for _, row in found.summary().query("leaks").sort_values("difference", ascending=False).head(1).iterrows():
+        warnings.warn(
+            f"shuffled folds leak: layer {row.layer!r} scores r = {row.shuffled:.3f} in {row.roi} with shuffled folds and "
+            f"{row.contiguous:.3f} with contiguous ones (difference {row.difference:.3f}, 95 % interval {row.low:.3f} to "
+            f"{row.high:.3f}). Report the contiguous score",
+            stacklevel=3,
+        )
+    data = result.data.assign(region_r_contiguous=(("layer", "region"), contiguous.data["region_r"].values))
+    return Encoding(data)
+
+
+def _compare(shuffled: Encoding, contiguous: Encoding) -> Leakage:
+    first, second = (one.data["region_r"].values for one in (shuffled, contiguous))
+    low, high = np.full((2, *first.shape), np.nan)
+    a, b = (one.data["region_draws"].values for one in (shuffled, contiguous))
+    if a.shape[-1] and b.shape[-1]:
+        # against the draws in another order: equal seeds would pair draws of unlike folds
+        low, high = np.quantile(a - b[..., ::-1], QUANTILES, axis=-1)
+    data = xr.Dataset(
+        {
+            name: (("layer", "region"), values)
+            for name, values in {
+                "shuffled": first, "contiguous": second, "difference": first - second, "low": low, "high": high,
+            }.items()
+        },
+        coords={"layer": shuffled.data["layer"], "region": shuffled.data["region"]},
+        attrs=Leakage.attributes({k: v for k, v in shuffled.provenance.items() if k != "versions"}),
+    )  # fmt: skip
+    return Leakage(data)
