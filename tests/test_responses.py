@@ -228,3 +228,40 @@ def test_a_missing_table_lists_those_beside_it(tmp_path):
     (tmp_path / "brain.csv").write_text("sentence,IFG\na,1\n")
     with pytest.raises(DataFileError, match=r"brain\.csv"):
         BrainResponses.from_table(tmp_path / "brian.csv")
+
+
+def test_the_precision_of_the_responses_is_kept(stimuli, tmp_path):
+    single = VALUES.astype(np.float32)
+    responses = BrainResponses.from_arrays(single, stimuli)
+    assert responses.values.dtype == np.float32
+    assert np.shares_memory(responses.values, single)  # no copy is made
+    again = BrainResponses.load(responses.save(tmp_path / "r.nc"))
+    assert again.values.dtype == np.float32
+    assert np.array_equal(again.values, single)
+    assert BrainResponses.from_arrays(VALUES.astype(np.float16), stimuli).values.dtype == np.float32
+    assert BrainResponses.from_arrays(np.arange(12).reshape(4, 3), stimuli).values.dtype == np.float64
+
+
+def test_stretches_of_missing_responses_are_listed(stimuli):
+    values = np.arange(20.0).reshape(4, 5)
+    values[1:3, [0, 1]] = np.nan  # two voxels lack the same two stimuli
+    values[3, 4] = values[0, 4] = np.nan  # one lacks two stretches
+    responses = BrainResponses.from_arrays(
+        values, stimuli, roi=["a", "a", "b", "b", "b"], subject=["s1"] * 3 + ["s2"] * 2
+    )
+    missing = responses.missing()
+    assert missing["first"].tolist() == ["s0001", "s0000", "s0003"]
+    assert missing["last"].tolist() == ["s0002", "s0000", "s0003"]
+    assert missing["n_stimuli"].tolist() == [2, 1, 1]
+    assert missing["n_voxels"].tolist() == [2, 1, 1]
+    assert missing["subjects"].tolist() == ["s1", "s2", "s2"]
+    assert missing["rois"].tolist() == ["a", "b", "b"]
+    assert BrainResponses.from_arrays(VALUES, stimuli).missing().empty
+
+
+def test_a_parquet_table_is_read(table, tmp_path):
+    table.to_parquet(tmp_path / "brain.parquet")
+    responses = BrainResponses.from_table(tmp_path / "brain.parquet", group="run", ceilings=0.5, design="timeseries")
+    assert np.array_equal(responses.values, VALUES[:, :2])  # to the last bit, unlike a table of digits
+    assert responses.data["ceiling"].values.tolist() == [0.5, 0.5]
+    assert responses.design == "timeseries"

@@ -57,7 +57,8 @@ class BrainResponses(Result):
         Parameters
         ----------
         values
-            Responses (stimulus, voxel), any unit; NaN marks missing values.
+            Responses (stimulus, voxel), any unit; NaN marks missing values. float32 and float64 are kept as they are and
+            not copied, half precision becomes float32, anything else float64.
         stimuli
             The stimuli of the rows.
         roi, subject
@@ -72,16 +73,26 @@ class BrainResponses(Result):
             Further variables to keep in the file: name -> (dims, array), e.g. a simulation's true weights.
         provenance
             Citation, licence, preprocessing, ``simulated=True``, ...
+
+        Raises
+        ------
+        InputError
+            Shapes do not fit, a value is infinite (its stimulus and voxel are named), or a ceiling is no correlation.
         """
-        values = np.asarray(values, dtype=np.float64)
+        values = np.asarray(values)
+        if values.dtype not in (np.float32, np.float64):
+            values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
         require_choice("design", design, ("events", "timeseries"))
         if values.ndim != 2 or len(values) != len(stimuli):
             raise InputError(
                 f"responses have shape {values.shape}, expected (stimulus, voxel) with {len(stimuli)} stimuli"
             )
-        if np.isinf(values).any():
-            row, column = np.argwhere(np.isinf(values))[0]
-            raise InputError(f"responses hold an infinite value at stimulus {stimuli.ids[row]!r}, voxel {column}")
+        for row, response in enumerate(
+            values
+        ):  # row by row: a mask of the whole array would take a quarter of its memory
+            if np.isinf(response).any():
+                column = int(np.flatnonzero(np.isinf(response))[0])
+                raise InputError(f"responses hold an infinite value at stimulus {stimuli.ids[row]!r}, voxel {column}")
         n_voxels = values.shape[1]
 
         def one_each(name: str, given: Any) -> np.ndarray:
@@ -116,7 +127,8 @@ class BrainResponses(Result):
         stimulus: str | None = None,
         rois: Sequence[str] | None = None,
         group: str | None = None,
-        ceilings: Mapping[str, float] | None = None,
+        ceilings: Mapping[str, float] | float | None = None,
+        design: Literal["events", "timeseries"] = "events",
         provenance: Mapping[str, Any] | None = None,
     ) -> BrainResponses:
         """Read responses from a table: one row a stimulus, a text column and one numeric column an ROI.
@@ -134,9 +146,18 @@ class BrainResponses(Result):
         group
             Column of labels that folds must not split (passage, run).
         ceilings
-            ROI -> noise ceiling in Pearson r.
+            ROI -> noise ceiling in Pearson r, or one number for all.
+        design
+            ``"events"`` or ``"timeseries"``: see `from_arrays`.
         provenance
             Citation, licence, ...
+
+        Raises
+        ------
+        DataFileError
+            The file is missing or no table.
+        InputError
+            A column is missing (near names are offered) or not numeric, or a stimulus has no text.
         """
         import pandas as pd
 
@@ -177,18 +198,22 @@ class BrainResponses(Result):
             raise InputError(
                 f"row {int(np.flatnonzero(empty)[0])} of {where} has an empty {text!r}: every stimulus needs text"
             )
-        for roi in ceilings or {}:
+        known = (
+            ceilings if isinstance(ceilings, Mapping) else {} if ceilings is None else dict.fromkeys(columns, ceilings)
+        )
+        for roi in known:
             if roi not in frame.columns:
                 raise unknown("ROI of ceilings", roi, columns)
         name = "table" if isinstance(table, pd.DataFrame) else Path(table).stem
         stimuli = StimulusSet(frame[text].astype(str).tolist(), fields or None, name=name)
-        ceiling = np.array([(ceilings or {}).get(column, np.nan) for column in columns])
+        ceiling = np.array([known.get(column, np.nan) for column in columns])
         source = {} if isinstance(table, pd.DataFrame) else {"name": name, "file": Path(table).name}
         return cls.from_arrays(
             frame[columns].to_numpy(dtype=float),
             stimuli,
             roi=columns,
             ceiling=ceiling,
+            design=design,
             provenance={**source, **(provenance or {})},
         )
 
@@ -211,8 +236,8 @@ class BrainResponses(Result):
 
     @property
     def values(self) -> np.ndarray:
-        """Responses (stimulus, voxel), float64."""
-        return np.asarray(self.data["value"].values, dtype=np.float64)
+        """Responses (stimulus, voxel) in the precision they are kept in, float32 or float64."""
+        return np.asarray(self.data["value"].values)
 
     @property
     def rois(self) -> list[str]:
@@ -240,6 +265,38 @@ class BrainResponses(Result):
         if not keep.any():
             raise InputError(f"no voxel is in roi={roi!r} and subject={subject!r}")
         return BrainResponses(self.data.isel(voxel=np.flatnonzero(keep)))
+
+    def missing(self) -> pd.DataFrame:
+        """Return where responses are missing: one row a stretch of consecutive stimuli without values.
+
+        Returns
+        -------
+        DataFrame
+            ``first``, ``last`` (identifiers of the stretch's stimuli), ``n_stimuli``, ``n_voxels`` (that lack exactly this
+            stretch), ``subjects``, ``rois`` (of those voxels); the longest stretches of most voxels first.
+        """
+        import pandas as pd
+
+        absent = np.isnan(self.values)
+        ids, stretches = self.labels("stimulus"), dict[tuple[int, int], list[int]]()
+        for voxel in np.flatnonzero(absent.any(axis=0)):
+            edges = np.flatnonzero(np.diff(absent[:, voxel].astype(np.int8), prepend=0, append=0))
+            for start, stop in edges.reshape(-1, 2).tolist():
+                stretches.setdefault((start, stop), []).append(int(voxel))
+        rows = [
+            {
+                "first": ids[start],
+                "last": ids[stop - 1],
+                "n_stimuli": stop - start,
+                "n_voxels": len(voxels),
+                "subjects": ", ".join(dict.fromkeys(self.labels("subject")[voxels].tolist())),
+                "rois": listed(dict.fromkeys(self.labels("roi")[voxels].tolist())),
+            }
+            for (start, stop), voxels in stretches.items()
+        ]
+        columns = ["first", "last", "n_stimuli", "n_voxels", "subjects", "rois"]
+        rows.sort(key=lambda row: (-row["n_stimuli"] * row["n_voxels"], str(row["first"])))
+        return pd.DataFrame(rows, columns=columns)
 
     def summary(self) -> pd.DataFrame:
         """Return one row an ROI: subjects, voxels, mean noise ceiling, voxels with missing or constant values."""
@@ -276,7 +333,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if any(source.name.lower().endswith(ending) for ending in BRAIN_IMAGES):
         raise DataFileError(
             f"{source} is a brain image; a table was expected (CSV, TSV or Parquet: one row a stimulus, a text column, "
-            "one numeric column an ROI). Average the image inside ROIs first, for instance with nilearn's NiftiLabelsMasker"
+            "one numeric column an ROI). Images are read with topobrain.brain_files.responses_from_nifti (volumes) or "
+            "responses_from_surface, which need the stimuli too, or described in a responses.toml"
         )
     if not source.is_file():
         beside = sorted(p.name for p in source.parent.glob("*.*sv")) if source.parent.is_dir() else []

@@ -63,6 +63,8 @@ STIMULI = {
 
 RESPONSES = {
     "tuckute2024": "topobrain.data.tuckute2024:load_responses",
+    "pereira2018": "topobrain.data.pereira2018:load_responses",
+    "pereira2018-brainscore": "topobrain.data.pereira2018:load_brainscore",
     "haxby2001": "topobrain.data.haxby:load_responses",
     "alice": "topobrain.data.alice:load_responses",
     "simulated": "topobrain.data.simulated_cohort:load_cohort",
@@ -147,10 +149,13 @@ def load_responses(name_or_path: str | os.PathLike[str], **options: Any) -> Brai
     Parameters
     ----------
     name_or_path
-        A registered name (``"tuckute2024"``), or a path: a ``.nc`` file saved by topobrain, or a table with one row a
-        stimulus and one numeric column an ROI (CSV, TSV, Parquet).
+        A registered name (``"tuckute2024"``); the name of a folder of the store with a ``responses.toml``; or a path: a
+        ``responses.toml`` or its folder, a ``.nc`` file saved by topobrain or in brain-score's layout, a table with one row a
+        stimulus and one numeric column an ROI (CSV, TSV, Parquet), or a volume image (with ``stimuli=``).
     **options
-        Of the data set's loader; for a table those of `BrainResponses.from_table` (``text``, ``rois``, ``group``, ...).
+        Of the data set's loader; for a table those of `BrainResponses.from_table` (``text``, ``rois``, ``group``, ...), for
+        an assembly those of `topobrain.brain_files.read_assembly`, for an image those of
+        `topobrain.brain_files.responses_from_nifti`.
 
     Returns
     -------
@@ -162,11 +167,18 @@ def load_responses(name_or_path: str | os.PathLike[str], **options: Any) -> Brai
     UnknownNameError
         No such name; near names are offered.
     DataFileError
-        The file is missing or not the right one, or is a brain image.
+        The file is missing or not the right one, or is a brain image that comes without its stimuli.
     InputError
         The file is a result of another kind, the table lacks a column, or an option is not known.
     """
     path = _as_path(name_or_path, RESPONSES)
+    described = _described(path, str(name_or_path))
+    if described is not None:
+        from topobrain.data.described_responses import load_from_manifest
+
+        if options:
+            raise InputError(f"a responses.toml takes no options, got {listed(options)}: write them into {described}")
+        return load_from_manifest(described)
     if path is None:
         loaded: BrainResponses = _load("set of brain responses", str(name_or_path), RESPONSES, options)
         return loaded
@@ -174,14 +186,37 @@ def load_responses(name_or_path: str | os.PathLike[str], **options: Any) -> Brai
     from topobrain.results import load_result
 
     if path.suffix == ".nc":
+        from topobrain.brain_files import is_assembly, read_assembly
+
+        if is_assembly(path):
+            loaded = _call(read_assembly, f"responses from {path}", options, path)
+            return loaded
         if options:
             raise InputError(f"a saved result takes no options, got {listed(options)} for {path}")
         result = load_result(path)
         if not isinstance(result, BrainResponses):
             raise InputError(f"{path} holds a result of kind {result.kind!r}, expected brain responses")
         return result
+    if path.name.endswith((".nii", ".nii.gz")) and "stimuli" in options:
+        from topobrain.brain_files import responses_from_nifti
+
+        loaded = _call(responses_from_nifti, f"responses from {path}", options, path)
+        return loaded
     loaded = _call(BrainResponses.from_table, f"responses from {path}", options, path)
     return loaded
+
+
+def _described(path: Path | None, name: str) -> Path | None:
+    """Return the ``responses.toml`` that is meant: a path to it or to its folder, or the name of a folder of the store."""
+    if path is not None:
+        inside = path / "responses.toml"
+        return path if path.suffix == ".toml" else inside if inside.is_file() else None
+    local = store_directory() / name / "responses.toml"
+    if not local.is_file():
+        return None
+    if name in RESPONSES:
+        raise InputError(f"{local} has the name of a data set that topobrain knows: give its folder another name")
+    return local
 
 
 def load_text(name: str, **options: Any) -> list[str]:
@@ -218,10 +253,11 @@ def list_data() -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``name``, ``kind`` (what loads it: ``stimuli``, ``responses``, ``text``; several joined by a comma), ``access``,
-        ``status`` (of its files in the store: ``verified``, ``unverified`` (there, but no hash of them is published),
-        ``missing``, ``incomplete``, ``altered``; ``generated`` where there are none), ``n_files``, ``megabytes`` (1e6
-        bytes; not a number where the size is not known), ``licence``, ``title``.
+        ``name``, ``kind`` (what loads it: ``stimuli``, ``responses``, ``text``; several joined by a comma), ``access``
+        (``local`` for what a ``responses.toml`` in the store describes), ``status`` (of its files in the store:
+        ``verified``, ``unverified`` (there, but no hash of them is published), ``missing``, ``incomplete``, ``altered``;
+        ``generated`` where there are none; ``unreadable`` for a ``responses.toml`` with a mistake, which ``title`` tells),
+        ``n_files``, ``megabytes`` (1e6 bytes; not a number where the size is not known), ``licence``, ``title``.
 
     Raises
     ------
@@ -237,7 +273,26 @@ def list_data() -> pd.DataFrame:
     manifests = load_manifests()
     rows = [_row(name, ", ".join(kinds[name])) for name in kinds]
     rows += [_row(name, manifest.kind) for name, manifest in manifests.items() if not manifest.provides]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([*rows, *_local_rows()])
+
+
+def _local_rows() -> list[dict[str, Any]]:
+    """Return a line of `list_data` for each data set that a ``responses.toml`` in the store describes."""
+    folder = store_directory()
+    if not folder.is_dir() or not any(folder.glob("*/responses.toml")):
+        return []
+    from topobrain.data.responses_manifest import ResponsesManifest, local_manifests
+
+    rows = []
+    for path, manifest in local_manifests(folder):
+        if isinstance(manifest, ResponsesManifest):
+            rows.append(manifest.row())
+            continue
+        # One broken file must not hide all other data sets.
+        unknown_fields = {"n_files": 0, "megabytes": math.nan, "licence": "not known"}
+        row = {"name": path.parent.name, "kind": "responses", "access": "local", "status": "unreadable"}
+        rows.append({**row, **unknown_fields, "title": str(manifest)})
+    return rows
 
 
 def _row(name: str, kind: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from topobrain._checks import InputError, require_choice
 from topobrain.data.tables import read_archive, read_columns
 from topobrain.responses import BrainResponses
+from topobrain.stats.time_series import remove_drift
 from topobrain.stimuli import StimulusSet
 from topobrain.store.files import fetch, find_manifest
 
@@ -91,7 +92,7 @@ def load_responses(resolution: Literal["6mm", "10mm"] = "6mm") -> BrainResponses
     manifest, _ = find_manifest("alice")
     provenance = manifest.provenance(BOLD_FILE, WORDS_FILE)
     return BrainResponses.from_arrays(
-        _without_drift(series),
+        remove_drift(series, order=DRIFT_ORDER),
         StimulusSet([" ".join(said) or SILENCE for said in spoken], table, name="alice", provenance=provenance),
         roi=np.tile(rois, len(subjects)).tolist(),
         subject=np.repeat(subjects, len(rois)).tolist(),
@@ -105,10 +106,61 @@ def load_responses(resolution: Literal["6mm", "10mm"] = "6mm") -> BrainResponses
     )
 
 
-def _without_drift(series: np.ndarray) -> np.ndarray:
-    """Return time courses (volume, voxel) less their least-squares polynomial of time."""
-    # Legendre polynomials are nearly orthogonal here, plain powers of time are not.
-    basis = np.polynomial.legendre.legvander(np.linspace(-1.0, 1.0, len(series)), DRIFT_ORDER)
-    weights = np.linalg.lstsq(basis, series, rcond=None)[0]
-    residual: np.ndarray = series - basis @ weights
-    return residual
+def load_words(clitics: Literal["apart", "joined"] = "apart") -> StimulusSet:
+    """Load the words of the story with their times: one stimulus a word.
+
+    Parameters
+    ----------
+    clitics
+        ``"apart"``: the 2,127 units of the authors' alignment, in which ``don't`` is two, ``do`` and ``n't``; ``"joined"``:
+        clitics are written with the word before them, as in print and in the texts that language models and word counts
+        know, and begin when that word begins.
+
+    Returns
+    -------
+    StimulusSet
+        Words in the order of the story, without punctuation. Columns ``onset_s`` and ``offset_s``: seconds on the clock of
+        the responses' ``time_s`` (forced alignment, corrected by hand).
+
+    Raises
+    ------
+    DataFileError
+        The file is missing or altered.
+    InputError
+        A column is missing, or a word begins before the one in front of it.
+
+    References
+    ----------
+    Brennan et al. (2016) Brain Lang 157-158:81.
+    """
+    import pandas as pd
+
+    require_choice("way to write clitics", clitics, ("apart", "joined"))
+    path = fetch("alice", [WORDS_FILE])[WORDS_FILE]
+    table = read_columns(path, ["onset_s", "offset_s", "word"])
+    onset, offset = (table[name].to_numpy(dtype=float) for name in ("onset_s", "offset_s"))
+    if not (np.diff(onset) >= 0).all():
+        row = int(np.flatnonzero(~(np.diff(onset) >= 0))[0]) + 1
+        raise InputError(f"{path}: the word of row {row + 1} begins before the one in front of it (or has no onset)")
+    words = [word.strip() for word in table["word"].astype(str)]  # some have a blank at their end
+    if clitics == "joined":
+        first = [i for i, word in enumerate(words) if i == 0 or not _is_clitic(word)]
+        after = [*first[1:], len(words)]
+        words = ["".join(words[start:stop]) for start, stop in zip(first, after, strict=True)]
+        onset, offset = onset[first], offset[np.array(after) - 1]
+    manifest, _ = find_manifest("alice")
+    columns = {
+        "stimulus": [f"word{number:04d}" for number in range(len(words))],
+        "onset_s": onset,
+        "offset_s": offset,
+    }
+    return StimulusSet(
+        words,
+        pd.DataFrame(columns),
+        name="alice-words",
+        provenance={**manifest.provenance(WORDS_FILE), "clitics": clitics},
+    )
+
+
+def _is_clitic(word: str) -> bool:
+    return word.startswith("'") or word == "n't"

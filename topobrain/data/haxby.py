@@ -9,6 +9,7 @@ import numpy as np
 from topobrain._checks import InputError
 from topobrain.data.tables import read_archive
 from topobrain.responses import BrainResponses
+from topobrain.stats.time_series import remove_drift, zscore_runs
 from topobrain.stimuli import StimulusSet
 from topobrain.store.files import fetch, find_manifest
 
@@ -66,7 +67,7 @@ def load_responses(delay: int = 0) -> BrainResponses:
     values, rows = [], []
     for run in np.unique(runs):
         inside = np.flatnonzero(runs == run)
-        series = _z_scored(bold[inside][:, brain])
+        series = zscore_runs(remove_drift(bold[inside][:, brain], order=1))
         for start, stop, category in _blocks(labels[inside]):
             if start + delay < 0 or stop + delay > len(series):
                 raise InputError(f"delay={delay} volumes moves the {category} block of run {run} out of the run")
@@ -99,15 +100,6 @@ def load_responses(delay: int = 0) -> BrainResponses:
             "delay_volumes": delay,
         },
     )
-
-
-def _z_scored(series: np.ndarray) -> np.ndarray:
-    """Return series (volume, voxel) without trend, with mean 0 and standard deviation 1; a constant voxel becomes 0."""
-    constant = np.ptp(series, axis=0) == 0
-    basis = np.polynomial.legendre.legvander(np.linspace(-1.0, 1.0, len(series)), 1)
-    residual = series - basis @ np.linalg.lstsq(basis, series, rcond=None)[0]
-    scored: np.ndarray = np.where(constant, 0.0, residual / np.where(constant, 1.0, residual.std(axis=0)))
-    return scored
 
 
 def _blocks(labels: np.ndarray) -> list[tuple[int, int, str]]:
