@@ -53,6 +53,8 @@ _NAMES = {
     "partition_variance": "topobrain.encoding.partition",
     "Partition": "topobrain.encoding.partition",
     "estimate_ceiling": "topobrain.encoding.ceilings",
+    "words_to_volumes": "topobrain.time_series",
+    "with_delays": "topobrain.time_series",
     "encode_all": "topobrain.jobs",
     "save_map": "topobrain.brain_files",
 }
@@ -148,6 +150,8 @@ if TYPE_CHECKING:
     from topobrain.sheet import Sheet as Sheet
     from topobrain.stimuli import Contrast as Contrast
     from topobrain.stimuli import StimulusSet as StimulusSet
+    from topobrain.time_series import with_delays as with_delays
+    from topobrain.time_series import words_to_volumes as words_to_volumes
     from topobrain.topography import Topography as Topography
     from topobrain.topography import cortical_topography as cortical_topography
     from topobrain.topography import distance_curve as distance_curve

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from topobrain._checks import InputError
+from topobrain.activations import Activations
+from topobrain.encoding import encode
 from topobrain.encoding.cross_validation import TIME_BLOCK, TIME_GAP, make_design
 from topobrain.responses import BrainResponses
 from topobrain.stimuli import StimulusSet
@@ -25,6 +27,19 @@ def test_each_group_is_left_out_once():
     for train, test in design.outer:
         assert sorted([*train, *test]) == list(range(16))
     assert design.outer.scheme == "leave-one-out"
+
+
+def test_folds_of_one_group_are_drawn_as_a_whole():
+    rng = np.random.default_rng(1)
+    stimuli = StimulusSet([f"text number {i}" for i in range(96)], {"group": np.repeat(range(12), 8)})
+    X = rng.standard_normal((96, 4))
+    acts = Activations.from_arrays({"a": X}, stimuli)
+    brain = BrainResponses.from_arrays(X[:, :3] + rng.standard_normal((96, 3)), stimuli)
+    found = encode(acts, brain, folds="leave-one-out", alphas=[1.0, 10.0], n_bootstrap=2000)
+    row, by_fold = found.summary().iloc[0], found.data["r"].values[0].mean(axis=1)
+    assert found.provenance["encoding"]["interval"] == "95 % bootstrap over held-out groups"
+    assert row["low"] < row["r"] < row["high"]
+    assert (row["high"] - row["low"]) / (2 * 1.96) == pytest.approx(by_fold.std() / np.sqrt(12), rel=0.1)
 
 
 def test_single_stimuli_cannot_be_left_out_one_by_one():

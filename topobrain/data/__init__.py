@@ -45,6 +45,7 @@ STIMULI = {
     "floc": "topobrain.data.floc:load_floc",
     "objects92": "topobrain.data.object_images:load_objects92",
     "tuckute2024": "topobrain.data.tuckute2024:load_stimuli",
+    "alice-words": "topobrain.data.alice:load_words",
     "cifar10": "topobrain.data.cifar10:load_stimuli",
     "suite-intactness": "topobrain.data.suites:load_intactness",
     "suite-animacy": "topobrain.data.suites:load_animacy",

@@ -223,7 +223,7 @@ def _provenance(
             "gap": design.gap,
             "n_groups": len(np.unique(design.groups)),
             "permutation_scheme": design.exchange,
-            "interval": "95 % bootstrap over stimuli",
+            "interval": f"95 % bootstrap over {'held-out groups' if design.one_block_a_fold else 'stimuli'}",
             **({} if options.selection == "kfold" else {"selection_note": ignores}),
             "n_unusable_voxels": int((~usable).sum()),
             "responses_sha256": hashlib.sha256(np.ascontiguousarray(responses.values).tobytes()).hexdigest(),

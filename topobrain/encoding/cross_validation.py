@@ -9,9 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from topobrain._checks import InputError, listed, require_choice
+from topobrain._checks import InputError, require_choice
 from topobrain.responses import BrainResponses
-from topobrain.stats.folds import Folds, Split, check_leaks, duplicate_groups, make_folds, merge_groups
+from topobrain.stats.folds import (
+    Folds,
+    Split,
+    check_leaks,
+    duplicate_groups,
+    given_folds,
+    make_folds,
+    merge_groups,
+)
 
 TIME_GAP = 6
 """Volumes dropped around a test block of a time series: the haemodynamic response's reach at TR 2 s."""
@@ -73,6 +81,11 @@ class Design:
     def blocks(self) -> np.ndarray:
         """Rows the bootstrap draws together."""
         return np.arange(len(self.groups)) // TIME_BLOCK if self.time_series else self.groups
+
+    @property
+    def one_block_a_fold(self) -> bool:
+        """Whether a fold tests only one group: its stimuli cannot be resampled, folds are."""
+        return any(len(np.unique(self.blocks[test])) < 2 for _, test in self.outer)
 
     @property
     def exchange(self) -> Literal["stimuli", "circular"]:
@@ -137,7 +150,7 @@ def make_design(
         else:
             outer = make_folds(groups, n_folds, scheme=scheme, gap=reach, seed=seed, **apart)
     else:
-        outer = _given_folds(folds, len(texts))
+        outer = given_folds(folds, len(texts))
         if not allow_duplicates:
             check_leaks(outer, alike, texts, None if labels is None else labels.tolist())
     small = min(len(test) for _, test in outer)
@@ -147,28 +160,3 @@ def make_design(
             + (" (leave-one-out needs groups of at least 3)" if folds == "leave-one-out" else "")
         )
     return Design(outer, groups, inner_folds, scheme, reach, time_series, seed, runs)
-
-
-def _given_folds(folds: Any, n_rows: int) -> Folds:
-    splits = []
-    for number, pair in enumerate(folds):
-        try:
-            train, test = (np.asarray(rows, dtype=np.int64).reshape(-1) for rows in pair)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"fold {number} is no (train, test) pair of row numbers: {error}") from error
-        if (
-            train.size < 2
-            or test.size == 0
-            or min(train.min(), test.min()) < 0
-            or max(train.max(), test.max()) >= n_rows
-        ):
-            raise InputError(f"fold {number} is empty or names rows outside 0..{n_rows - 1}")
-        if np.intersect1d(train, test).size:
-            raise InputError(
-                f"fold {number} has rows in both training and test: {listed(np.intersect1d(train, test), 5)}"
-            )
-        splits.append((train, test))
-    tested = np.concatenate([test for _, test in splits]) if splits else np.zeros(0)
-    if not splits or len(np.unique(tested)) != len(tested):
-        raise InputError("folds must be one or more (train, test) pairs whose test rows do not overlap")
-    return Folds(tuple(splits), "given")

@@ -124,7 +124,9 @@ def score_part(
     part["draws"] = np.zeros((n_folds, n_regions, options.n_bootstrap))
     part["null"] = np.zeros((n_folds, n_regions, options.n_permutations))
     part["largest"] = np.full(options.n_permutations, -np.inf)
-    if options.n_bootstrap and usable.any():
+    if options.n_bootstrap and design.one_block_a_fold:
+        part["draws"] = drawn_folds(part["r"], roi, usable, n_regions, options)
+    elif options.n_bootstrap and usable.any():
         draws = bootstrap_scores(
             fit.prediction, Y, design.outer, roi,
             n_regions=n_regions, n_bootstrap=options.n_bootstrap, blocks=design.blocks, seed=options.seed,
@@ -139,6 +141,19 @@ def score_part(
         )  # fmt: skip
         part["null"], part["at_least"], part["largest"] = null.sums, null.at_least, null.largest
     return part
+
+
+def drawn_folds(r: np.ndarray, roi: np.ndarray, usable: np.ndarray, n_regions: int, options: PartOptions) -> np.ndarray:
+    """Return sums (fold, region, draw) whose mean over folds is the mean over folds drawn with replacement.
+
+    Where a fold holds out one group as a whole (leave one run out), what may be resampled is which groups there were.
+    """
+    n_folds = len(r)
+    rng = np.random.default_rng(options.seed)
+    counts = rng.multinomial(n_folds, np.full(n_folds, 1 / n_folds), size=options.n_bootstrap)
+    members = (roi[:, None] == np.arange(n_regions)) & usable[:, None]
+    sums = np.where(usable, r, 0.0) @ members
+    return np.asarray(sums[:, :, None] * counts.T[:, None, :])
 
 
 def join_voxels(parts: Sequence[Mapping[str, np.ndarray]]) -> Part:

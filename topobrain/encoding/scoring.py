@@ -177,7 +177,8 @@ def encode(
         Rows dropped from training around each test block; default 6 for time series, else 0. It does not reach across
         the borders of runs (stimulus column ``run``).
     n_bootstrap
-        Draws of the interval over stimuli, 0 for none.
+        Draws of the interval over stimuli, 0 for none. Where a fold tests a single group (leave one run out), whole folds
+        are drawn.
     n_permutations
         Permutations of the responses for p and the null band, 0 for none; each is fitted again, with the penalties of the
         true fit. Responses to passages and time series are shifted round instead of shuffled.
