@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 import topobrain as tb
+from analyses.model_families import draw, main
 from topobrain.data.alice import START_S, load_words
 from topobrain.data.surface_features import FEATURES, length_and_frequency
 from topobrain.encoding.partition import Partition, partition_variance
@@ -31,6 +32,7 @@ RATE, BASELINE = "word rate", "rate, length, frequency"
 MEAN, EACH = "mean of listeners", "each listener"
 RIGHT, WRONG = "right onset", "wrong onset"
 GAIN = ("gain", "gain_low", "gain_high", "gain_p", "gain_p_max")
+FIGURE = "fig13_alice"
 NOTES = "words, as in the notes"
 SUM: Literal["sum"] = "sum"
 MEAN_OF_WORDS: Literal["mean"] = "mean"
@@ -85,7 +87,7 @@ class Config:
 
 
 def run(config: Config, tell: Callable[[str], None] = print, responses: tb.BrainResponses | None = None) -> Path:
-    """Score everything; write an encoding result a feature family, onset and target, and two tables; return the first.
+    """Score everything; write results and two tables, draw; return the picture.
 
     Parameters
     ----------
@@ -115,7 +117,7 @@ def run(config: Config, tell: Callable[[str], None] = print, responses: tb.Brain
     path = config.out / f"encode_alice_{config.resolution}.csv"
     order = ["target", "onset", "family", "features", "roi", "n_voxels", "ceiling", "r", "low", "high", "p", *GAIN]
     pd.concat(rows, ignore_index=True).reindex(columns=order).to_csv(path, index=False)
-    return path
+    return draw(config.out, FIGURE)
 
 
 @dataclass(frozen=True)
@@ -303,4 +305,4 @@ def _slug(text: str) -> str:
 if __name__ == "__main__":
     import tyro
 
-    print(run(tyro.cli(Config)))
+    main(tyro.cli(Config), run)

@@ -186,7 +186,7 @@ def write_comparisons(config: Config, scored: dict[tuple[str, str], tb.Encoding]
         others |= {name: found for (name, kind), found in scored.items() if kind == "baseline"}
         for name, other in others.items():
             if other is not None:
-                found = compare(one, other, layer="best")
+                found = compare(one, other, layer="best", names=(family, name))
                 found.save(config.out / f"comparison_{file_label(family)}_{file_label(name)}.nc")
                 rows.append(found.summary().assign(model=family, against=name))
     if rows:

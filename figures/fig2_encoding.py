@@ -54,7 +54,8 @@ def draw(results: Path) -> Drawing | None:
         f"Encoding of {brain}{' (simulated)' if simulated else ''}: Pearson r of held-out responses and their prediction "
         f"from each layer ({folds['n_folds']} {folds['folds']} folds, nested ridge, a penalty a voxel), mean over folds and "
         "voxels. Bars: 95 % bootstrap interval over stimuli. Dashed: noise ceiling. Grey: middle 95 % of scores after "
-        "permuting the responses and fitting again. Untrained models are grey with open markers. "
+        "permuting the responses and fitting again. Right of the dotted line: the score of the layers that inner folds of the "
+        "training stimuli chose. Untrained models are grey with open markers. "
         f"{len(shown)} of {len(regions)} ROIs are drawn, the table holds all."
     )
     return Drawing(figure, numbers, caption)

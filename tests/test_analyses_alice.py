@@ -72,7 +72,8 @@ def test_everything_is_written(real_data: Path, tmp_path: Path, monkeypatch: pyt
     told: list[str] = []
     brain = tb.load_responses("alice")
     path = encode_alice.run(config, told.append, brain.where(subject=brain.subjects[:3]))
-    table = pd.read_csv(path)
+    assert path.is_file()
+    table = pd.read_csv(tmp_path / "encode_alice_6mm.csv")
     assert set(table["onset"]) == {RIGHT, WRONG}
     assert set(table["family"]) == {"words", NOTES, "quick", "quick untrained"}
     mine = table[(table["target"] == MEAN) & (table["onset"] == RIGHT) & (table["family"] == "words")]

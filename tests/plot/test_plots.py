@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import topobrain as tb
-from topobrain._checks import InputError, UnknownNameError
+from topobrain._checks import InputError
 
 
 def activations(layers=("l.0", "l.1"), provenance=None, sheet=None):
@@ -28,32 +28,17 @@ def encoding(name="m", rois=("IFG", "MFG"), ceiling=0.8, n_permutations=50, laye
     return tb.encode(acts, responses, n_permutations=n_permutations, n_bootstrap=50, n_folds=3)
 
 
-@pytest.mark.slow
-def test_scores_are_drawn_with_ceiling_interval_and_null():
+def test_what_encode_returns_can_be_drawn():
     result = encoding()
     ax = tb.plot.encoding(result, roi="IFG")
-    labels = ax.get_legend_handles_labels()[1]
-    assert {"m", "noise ceiling", "permuted, 95 %"} == set(labels)
-    line = ax.containers[0].lines[0]
-    assert np.allclose(line.get_ydata(), result.data["region_r"].values[:, 0])
-    heights = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
-    assert heights == [0.8]
-
-
-def test_what_is_not_known_is_not_drawn():
-    ax = tb.plot.encoding(encoding(ceiling=None, n_permutations=0), roi="IFG")
-    assert ax.get_legend_handles_labels()[1] == ["m"]
-
-
-def test_every_roi_gets_a_panel():
-    assert [ax.get_title() for ax in tb.plot.encoding(encoding())] == ["IFG", "MFG"]
-
-
-def test_results_of_different_depth_are_not_drawn_together():
-    with pytest.raises(InputError, match="same number of layers"):
-        tb.plot.encoding([encoding(), encoding(layers=("l.0",))])
-    with pytest.raises(UnknownNameError, match="unknown ROI"):
-        tb.plot.encoding(encoding(), roi="STG")
+    assert set(ax.get_legend_handles_labels()[1]) == {
+        "m",
+        "noise ceiling",
+        "permuted, 95 %",
+        "chosen in training folds",
+    }
+    assert np.allclose(ax.lines[0].get_ydata(), result.data["region_r"].values[:, 0])
+    assert tb.plot.encoding_voxels(result).get_title() == "2 voxels"
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import numpy as np
 import pytest
+from made_scores import make_comparison, make_encoding, make_leakage, make_partition
 
 import topobrain as tb
 from topobrain._checks import DataFileError, InputError
@@ -83,6 +84,92 @@ def test_figures_of_a_run_come_with_caption_and_numbers(tmp_path):
     assert "<td>0.123</td>" in page
     assert "&lt;x&gt;" in page
     assert page.count("data:image/png;base64,") == 1
+
+
+def page_of(folder: Path) -> str:
+    """The page of a folder whose picture is there already: nothing is drawn."""
+    (folder / "figures").mkdir()
+    (folder / "figures" / "fig1.png").write_bytes(b"a picture")
+    return build_report(folder).read_text()
+
+
+def warnings_of(page: str) -> list[str]:
+    found = re.search(r'<ul class="warnings">(.*?)</ul>', page, re.DOTALL)
+    return re.findall(r"<li>(.*?)</li>", found.group(1), re.DOTALL) if found else []
+
+
+SCORES = {"IFG": [0.1, 0.412], "MFG": [0.333, 0.2]}
+
+
+def test_the_headline_is_the_layer_chosen_inside_the_training_folds(tmp_path):
+    made = make_encoding(SCORES, name="gpt")
+    made.save(tmp_path / "encoding_gpt.nc")
+    page = page_of(tmp_path)
+    headline = page[page.index('<h2 id="scores">') : page.index('<h2 id="figures">')]
+    assert "chosen inside the training folds" in headline
+    for row in made.best().itertuples():
+        assert f"<td>{row.r:.3f}</td>" in headline
+    assert "blocks.1 (5)" in headline
+    assert "0.412" not in headline  # the largest of the scores reported
+    assert "<td>0.412</td>" in page
+    assert warnings_of(page) == []
+
+
+def test_shuffled_folds_are_told_in_sight_with_the_contiguous_score_beside(tmp_path):
+    contiguous = np.array([[0.05, 0.3], [0.011, 0.19]])
+    made = make_encoding(SCORES, options={"folds": "shuffled"}, further={"region_r_contiguous": contiguous})
+    made.save(tmp_path / "encoding_m.nc")
+    make_encoding(SCORES, name="bare", options={"folds": "shuffled"}).save(tmp_path / "encoding_n.nc")
+    page = page_of(tmp_path)
+    assert "<td>shuffled</td>" in page[page.index('<h2 id="scores">') : page.index('<h2 id="figures">')]
+    first, second = warnings_of(page)
+    assert "encoding_m.nc" in first
+    assert "layer blocks.1 in IFG scores r = 0.412 with shuffled folds and 0.011 with contiguous ones" in first
+    assert "do not report these scores alone" in second
+    assert "<th>r_contiguous</th>" in page
+    rows = re.findall(r"<tr>(.*?)</tr>", page[page.index('id="tables"') :], re.DOTALL)
+    row = next(one for one in rows if "<td>blocks.1</td>" in one and "<td>IFG</td>" in one)
+    assert "<td>0.412</td>\n      <td>0.011</td>" in row
+
+
+def test_closed_forms_and_penalties_at_the_edge_of_the_grid_are_told(tmp_path):
+    options = {
+        "selection_note": "gcv treats stimuli as independent",
+        "share_at_lowest_alpha": {"blocks.0": 0.1, "blocks.1": 0.34},
+        "share_at_highest_alpha": {"blocks.0": 0.9, "blocks.1": None},
+    }
+    make_encoding(SCORES, options=options).save(tmp_path / "encoding_m.nc")
+    note, lowest, highest = warnings_of(page_of(tmp_path))
+    assert "gcv treats stimuli as independent" in note
+    assert "lowest penalty of the grid was chosen for more than 10% of fits in blocks.1 (34%)" in lowest
+    assert "blocks.0" not in lowest
+    assert "blocks.0 (90%)" in highest
+
+
+def test_without_a_choice_inside_the_training_folds_it_is_said(tmp_path):
+    make_encoding(SCORES, best=None).save(tmp_path / "encoding_m.nc")
+    (line,) = warnings_of(page_of(tmp_path))
+    assert "no layer could be" in line
+
+
+def test_partitions_comparisons_and_leaks_have_tables_and_pictures(tmp_path):
+    make_partition({"IFG": [0.0412, 0.05]}, {"IFG": 0.02}, name="gpt").save(tmp_path / "partition_gpt.nc")
+    make_comparison({"IFG": [0.1234]}, names=("gpt", "twin")).save(tmp_path / "comparison_gpt.nc")
+    make_leakage({"IFG": [0.3456]}, {"IFG": [0.1]}).save(tmp_path / "leakage_gpt.nc")
+    page = build_report(tmp_path).read_text()
+    assert page.count("data:image/png;base64,") == 3
+    for number in ("0.041", "0.123", "0.346"):
+        assert f"<td>{number}</td>" in page
+    assert "<td>gpt - twin</td>" in page
+    for title in ("each feature space explains", "Differences between encoding models", "What shuffled folds leak"):
+        assert title in page
+
+
+def test_the_spread_over_many_voxels_is_drawn_too(tmp_path):
+    make_encoding(SCORES, voxels=30, spread=0.1).save(tmp_path / "encoding_m.nc")
+    page = build_report(tmp_path).read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "Spread over voxels" in page
 
 
 def test_a_folder_without_results_is_told(tmp_path):

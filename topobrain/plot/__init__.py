@@ -1,20 +1,26 @@
 """Plots of results: ``(result, ax=None, **look) -> Axes``. They draw what a result holds; they never save, never train."""
 
+from topobrain.plot.comparison import comparison, leakage
 from topobrain.plot.cortex import montage, surface
+from topobrain.plot.partition import partition
 from topobrain.plot.profiles import profiles
-from topobrain.plot.scores import encoding
+from topobrain.plot.scores import encoding, encoding_voxels
 from topobrain.plot.sheets import sheet
 from topobrain.plot.style import model_colour, model_look, model_looks, model_marker, short_layer, short_layers
 from topobrain.plot.topography import distance_curve, topography
 
 __all__ = [
+    "comparison",
     "distance_curve",
     "encoding",
+    "encoding_voxels",
+    "leakage",
     "model_colour",
     "model_look",
     "model_looks",
     "model_marker",
     "montage",
+    "partition",
     "profiles",
     "sheet",
     "short_layer",

@@ -63,6 +63,7 @@ _FAMILIES = {
     "stories260k": Look(PALETTE[2], "^"),
     "minilm": Look(PALETTE[3], "D"),
     "length and frequency": Look(PALETTE[4], "v"),
+    "surprisal": Look("#CC79A7", "p"),
     "true features": Look(PALETTE[5], "P"),
     **dict.fromkeys(("twin", "control"), Look(TWIN_COLOUR, TWIN_MARKER)),
     "untrained": Look(UNTRAINED, "o"),

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,9 @@ import numpy as np
 
 from topobrain import __version__
 from topobrain._checks import DataFileError, InputError
-from topobrain.encoding import Encoding
+from topobrain.encoding import Encoding, Leakage
+from topobrain.encoding.comparison import Comparison
+from topobrain.encoding.partition import Partition
 from topobrain.results import Result, load_result
 from topobrain.selectivity import Profile, Selectivity
 from topobrain.topography import DistanceCurve, Topography
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 TITLES = {
     "encoding": "Encoding of brain responses",
+    "partition": "Variance of brain responses that each feature space explains",
+    "comparison": "Differences between encoding models",
+    "leakage": "What shuffled folds leak",
     "selectivity": "Selectivity of units, and its topography",
     "profile": "Held-out responses of selected units",
     "topography": "Topography of maps and responses, beside its nulls",
@@ -33,6 +38,16 @@ TITLES = {
     "responses": "Brain responses",
     "activations": "Activations",
 }
+
+
+OFTEN_AT_EDGE = 0.1
+"""Share of fits with a penalty at the edge of the grid from which on the page says so."""
+
+MANY_VOXELS = 20
+"""Voxels a region from which on their spread is drawn too."""
+
+MOST_PANELS = 12
+"""Regions up to which each gets a panel of its own."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ def build_report(
     results = {path.name: load_result(path, lazy=True) for path in files}
     drawn = [_from_file(path) for path in (sorted(folder.glob("figures/*.png")) if pictures is None else pictures)]
     if not drawn:
-        drawn = [picture for name, result in results.items() if (picture := _own_plot(name, result)) is not None]
+        drawn = [picture for name, result in results.items() for picture in _own_plots(name, result)]
     run_file = folder / "run.json"
     try:
         run = json.loads(run_file.read_text()) if run_file.is_file() else {}
@@ -113,6 +128,7 @@ def build_report(
         citations=_citations(results.values()),
         run=run,
         headline=_headline(results.values()),
+        warnings=[(name, line) for name, result in results.items() for line in _warnings(result)],
         pictures=drawn,
         sections=_sections(results),
         provenance=[(name, json.dumps(result.provenance, indent=2)) for name, result in results.items()],
@@ -139,63 +155,156 @@ def _from_file(path: Path) -> Picture:
     return Picture(path.stem, path.read_bytes(), caption.read_text().strip() if caption.is_file() else path.stem, table)
 
 
-def _own_plot(name: str, result: Result) -> Picture | None:
+def _own_plots(name: str, result: Result) -> Iterator[Picture]:
+    """Draw a result's own pictures, one after the other."""
     from matplotlib import pyplot as plt
 
+    for axes, caption in _drawn(result):
+        figure = np.ravel(axes)[0].figure
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=150)
+        plt.close(figure)
+        yield Picture(name, stream.getvalue(), f"{name}: {caption}{' Simulated data.' if result.simulated else ''}")
+
+
+def _drawn(result: Result) -> Iterator[tuple[Any, str]]:
+    """Yield axes and caption of each plot of a result."""
     from topobrain import plot
 
-    caption = ""
     if isinstance(result, Encoding):
-        axes = plot.encoding(result)
-        caption = "Held-out r a layer, with noise ceiling, 95 % interval and permuted scores where they were asked for."
+        yield from _drawn_scores(result)
+    elif isinstance(result, Partition):
+        yield (
+            plot.partition(result),
+            "Held-out variance that only one feature space explains, that several share, and that all explain together, "
+            "with 95 % intervals. Parts can be negative.",
+        )
+    elif isinstance(result, Comparison):
+        yield (
+            plot.comparison(result),
+            "Paired differences of r with 95 % intervals over stimuli. Filled: p below .05 after correction over regions.",
+        )
+    elif isinstance(result, Leakage):
+        yield (
+            plot.leakage(result),
+            "Held-out r with shuffled and with contiguous folds. Grey: contiguous score plus the 95 % interval of the "
+            "difference; starred layers leak.",
+        )
     elif isinstance(result, Selectivity) and any(result.sheet(layer).has_layout for layer in result.layers):
-        axes = plot.sheet(result, contrast=result.contrasts[0])
-        caption = (
-            f"t-maps of the contrast {result.contrasts[0]!r} (1 of {len(result.contrasts)}), with Moran's I beside its layout "
-            "null."
+        yield (
+            plot.sheet(result, contrast=result.contrasts[0]),
+            f"t-maps of the contrast {result.contrasts[0]!r} (1 of {len(result.contrasts)}), with Moran's I beside its "
+            "layout null.",
         )
     elif isinstance(result, Profile):
-        axes = plot.profiles(result)
-        caption = "Selected units in stimuli that took no part in their selection, with random units beside."
+        yield (
+            plot.profiles(result),
+            "Selected units in stimuli that took no part in their selection, with random units beside.",
+        )
     elif isinstance(result, Topography):
         measure = str(result.data["measure"].values[0])
         cells = result.data["value"].sel(measure=measure).notnull().any("layer")
         contrasts = [str(name) for name in result.data["contrast"].values[cells.values]]
-        if not contrasts or bool((result.data["value"].notnull() & result.data["p"].isnull()).any()):
-            return None  # a value without a test beside it is not drawn
-        axes = plot.topography(result, measure=measure, contrast=contrasts[0])
-        caption = f"{measure} of {contrasts[0]!r} beside its null; other measures are in the tables."
+        if contrasts and not bool((result.data["value"].notnull() & result.data["p"].isnull()).any()):
+            # a value without a test beside it is not drawn
+            yield (
+                plot.topography(result, measure=measure, contrast=contrasts[0]),
+                f"{measure} of {contrasts[0]!r} beside its null; other measures are in the tables.",
+            )
     elif isinstance(result, DistanceCurve):
-        axes = plot.distance_curve(result)
-        caption = f"Mean {result.quantity} at each distance on the sheet, with units in other places beside."
-    else:
-        return None
-    figure = np.ravel(axes)[0].figure
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=150)
-    plt.close(figure)
-    return Picture(name, stream.getvalue(), f"{name}: {caption}{' Simulated data.' if result.simulated else ''}")
+        yield (
+            plot.distance_curve(result),
+            f"Mean {result.quantity} at each distance on the sheet, with units in other places beside.",
+        )
+
+
+def _drawn_scores(result: Encoding) -> Iterator[tuple[Any, str]]:
+    from topobrain import plot
+
+    if len(result.regions) <= MOST_PANELS:
+        yield (
+            plot.encoding(result),
+            "Held-out r a layer, with noise ceiling, 95 % interval and permuted scores where they were asked for. With a "
+            "black rim: the score of the layers chosen inside the training folds.",
+        )
+    if result.data.sizes["voxel"] >= MANY_VOXELS * len(result.regions) and np.isfinite(result.data["r"].values).any():
+        yield (
+            plot.encoding_voxels(result),
+            "Spread over voxels of the scores of each layer, and above it the share of voxels above chance in per cent "
+            "(permutation p after Benjamini and Hochberg).",
+        )
 
 
 def model_of(result: Result) -> str:
-    """Return the name of the model behind a result."""
+    """Return the name of the model behind a result, or the names of the models it compares or joins."""
+    if isinstance(result, Comparison):
+        from topobrain.plot.comparison import versus
+
+        return versus(result)
+    if isinstance(result, Partition):
+        from topobrain.plot.partition import models_behind
+
+        return models_behind(result) or "-"
     return str(result.provenance.get("model", {}).get("name", "-"))
 
 
-def _headline(results: Any) -> str:
-    """Return the table of the page's top: each model's best layer in each ROI."""
+def _headline(results: Iterable[Result]) -> str:
+    """Return the table of the page's top: each model in each ROI, with layers chosen inside the training folds."""
     import pandas as pd
 
     rows = []
     for result in results:
         if isinstance(result, Encoding):
-            table = result.summary()
-            scored = table.dropna(subset=["r"])
-            best = scored.loc[scored.groupby("roi", sort=False)["r"].idxmax()]
-            rows.append(
-                best.assign(model=model_of(result))[["model", *[c for c in best if not str(c).startswith("null_")]]]
-            )
+            options = result.provenance.get("encoding", {})
+            table = result.best().assign(model=model_of(result), folds=options.get("folds", "-"))
+            rows.append(table[["model", "folds", *[column for column in table if column not in ("model", "folds")]]])
     return to_html(pd.concat(rows)) if rows else ""
+
+
+def _warnings(result: Result) -> Iterator[str]:
+    """Yield what a reader of an encoding's scores must be told, a sentence each."""
+    if not isinstance(result, Encoding):
+        return
+    options = result.provenance.get("encoding", {})
+    if options.get("folds") == "shuffled":
+        yield _told_of_leaks(result)
+    if options.get("selection_note"):
+        yield f"Penalties: {options['selection_note']}."
+    if not np.isfinite(result.data["best_r"].values).any() and np.isfinite(result.data["region_r"].values).any():
+        yield "No penalty was chosen inside the training folds, so no layer could be either: every layer is in the tables."
+    for side, meaning in (
+        ("lowest", "a lower penalty might fit better"),
+        ("highest", "the prediction is nearly constant: the layer predicts little here, or the grid ends too early"),
+    ):
+        shares: Mapping[str, float | None] = options.get(f"share_at_{side}_alpha", {})
+        often = {layer: share for layer, share in shares.items() if share is not None and share > OFTEN_AT_EDGE}
+        if often:
+            named = ", ".join(f"{layer} ({share:.0%})" for layer, share in often.items())
+            yield f"The {side} penalty of the grid was chosen for more than {OFTEN_AT_EDGE:.0%} of fits in {named}: {meaning}."
+
+
+def _told_of_leaks(result: Encoding) -> str:
+    shuffled = "Folds were shuffled, so neighbours in time or text may leak from training into test."
+    if "region_r_contiguous" not in result.data:
+        return f"{shuffled} No score with contiguous folds stands beside: do not report these scores alone."
+    r, plain = (result.data[name].values for name in ("region_r", "region_r_contiguous"))
+    if not np.isfinite(r - plain).any():
+        return f"{shuffled} No region has a score with both."
+    layer, region = np.unravel_index(np.nanargmax(r - plain), r.shape)
+    return (
+        f"{shuffled} Largest difference: layer {result.layers[layer]} in {result.regions[region]} scores r = "
+        f"{r[layer, region]:.3f} with shuffled folds and {plain[layer, region]:.3f} with contiguous ones; all contiguous "
+        "scores stand in the table as r_contiguous. Report those."
+    )
+
+
+def _table(result: Result) -> pd.DataFrame:
+    """Return a result's table with its model first; of shuffled folds with the contiguous scores beside."""
+    table = result.summary()
+    if isinstance(result, Encoding) and "region_r_contiguous" in result.data:
+        table.insert(list(table).index("r") + 1, "r_contiguous", result.data["region_r_contiguous"].values.ravel())
+    table = table if "model" in table else table.assign(model=model_of(result))
+    return table[["model", *[column for column in table if column != "model"]]]
 
 
 def _sections(results: dict[str, Result]) -> list[_Section]:
@@ -206,12 +315,7 @@ def _sections(results: dict[str, Result]) -> list[_Section]:
         members = {name: result for name, result in results.items() if result.kind == kind}
         if not members:
             continue
-        tables = []
-        for result in members.values():
-            table = result.summary()
-            tables.append(table if "model" in table else table.assign(model=model_of(result)))
-        joined = pd.concat(tables)
-        joined = joined[["model", *[c for c in joined if c != "model"]]]
+        joined = pd.concat([_table(result) for result in members.values()])
         sections.append(
             _Section(
                 title,
