@@ -143,7 +143,7 @@ class Result:
         target = Path(path)
         data = self.data.copy()
         data.attrs = {**data.attrs, "kind": self.kind}
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        part = target.with_name(f".{target.name}.{platform.node()}.{os.getpid()}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             data.to_netcdf(part, engine="h5netcdf")

@@ -13,11 +13,12 @@ from typing import Annotated, Any
 import tyro
 
 from topobrain._checks import TopobrainError
+from topobrain.cli.encoding import Encode
 from topobrain.cli.reports import Report, Reproduce
 from topobrain.cli.selectivity import Localize, Topography
 from topobrain.cli.stores import Data, Doctor, Models
 from topobrain.cli.training import Train
-from topobrain.cli.verbs import Encode, Extract
+from topobrain.cli.verbs import Extract
 
 Command = (
     Annotated[Models, tyro.conf.subcommand("models")]

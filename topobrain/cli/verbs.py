@@ -1,9 +1,8 @@
-"""Verbs that run a model for its activations or its encoding scores: extract, encode. What they share."""
+"""What the verbs that run a model share, and the verb that only runs it: extract."""
 
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,11 +15,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """Options shared by the verbs that run a model."""
+class Running:
+    """Options shared by the verbs that run one model or several."""
 
-    model: str
-    """A registered name (topobrain models), hf:<id or directory>, a model directory, or module:factory."""
     weights: str | None = None
     """"untrained" for the same architecture with random weights."""
     layers: str = "all"
@@ -41,11 +38,11 @@ class Extraction:
     """Folder of the result files."""
     as_json: Json = False
 
-    def load(self) -> topobrain.Model:
-        """Load the model and check the layers."""
+    def loaded(self, name: str) -> topobrain.Model:
+        """Load a model and check the layers."""
         import topobrain as tb
 
-        model = tb.load_model(self.model, weights=self.weights, device=self.device)
+        model = tb.load_model(name, weights=self.weights, device=self.device)
         for layer in self.chosen() or ():
             if layer not in model.sheets:
                 raise unknown("layer", layer, model.sheets, f"(in model {model.name!r})")
@@ -88,6 +85,18 @@ class Extraction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extraction(Running):
+    """Options shared by the verbs that run one model."""
+
+    model: str
+    """A registered name (topobrain models), hf:<id or directory>, a model directory, or module:factory."""
+
+    def load(self) -> topobrain.Model:
+        """Load the model and check the layers."""
+        return self.loaded(self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Extract(Extraction):
     """Record a model's activations for a stimulus set, as a result file."""
 
@@ -103,74 +112,6 @@ class Extract(Extraction):
         path = self.target("activations", model.name, stimuli.name)
         result = self.activations(model, stimuli)
         return finish(result, path, self.as_json)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encode(Extraction):
-    """Score how well a model's layers predict brain responses: held-out r, ceiling, interval, permutation p."""
-
-    data: str
-    """Brain responses (topobrain data list), or a table or result file of your own."""
-    text: str = "sentence"
-    """Text column of a table of your own."""
-    group: str | None = None
-    """Column of a table of your own whose values (passages, runs) folds must not split."""
-    roi: str | None = None
-    """ROIs separated by commas (default: all)."""
-    subject: str | None = None
-    """Subjects separated by commas (default: all)."""
-    folds: Literal["auto", "contiguous", "shuffled"] = "auto"
-    """Shuffled folds leak between neighbours in time: never the default."""
-    n_folds: int = 5
-    """Outer folds."""
-    n_permutations: int = 1000
-    """Permutations of the responses, each fitted again, for p and the null band."""
-    n_bootstrap: int = 1000
-    """Bootstrap draws of the interval."""
-    seed: int = 0
-    """Seed of everything drawn at random."""
-
-    def run(self) -> int:
-        """Encode and save."""
-        import topobrain as tb
-
-        is_table = Path(self.data).suffix in (".csv", ".tsv", ".txt", ".parquet")
-        responses = tb.load_responses(self.data, **({"text": self.text, "group": self.group} if is_table else {}))
-        chosen = {"roi": split_names(self.roi), "subject": split_names(self.subject)}
-        targets = {axis: names for axis, names in chosen.items() if names}
-        if targets:
-            responses.where(**targets)  # an unknown ROI is told before the model runs
-        if not self.as_json:
-            tell_about(responses.where(**targets) if targets else responses, is_table)
-        model = self.load()
-        path = self.target("encoding", model.name, Path(self.data).stem)
-        activations = self.activations(model, responses.stimuli)
-        with ExtractionProgress(f"encoding {len(activations.layers)} layers") as told:
-            result = tb.encode(
-                activations,
-                responses,
-                folds=self.folds,
-                n_folds=self.n_folds,
-                targets=targets,
-                n_permutations=self.n_permutations,
-                n_bootstrap=self.n_bootstrap,
-                seed=self.seed,
-                progress=told,
-            )
-        return finish(result, path, self.as_json, hide=("null_low", "null_high"))
-
-
-def tell_about(responses: topobrain.BrainResponses, is_table: bool) -> None:
-    """Say on standard error which columns are taken for ROIs, and which cannot be scored."""
-    table = responses.summary()
-    if is_table:
-        print(f"responses: {', '.join(table['roi'])} ({responses.data.sizes['stimulus']} stimuli)", file=sys.stderr)
-    for _, row in table[table["n_unusable_voxels"] > 0].iterrows():
-        print(
-            f"note: {row.n_unusable_voxels} of {row.n_voxels} voxels of {row.roi} have missing or constant values and "
-            "cannot be scored",
-            file=sys.stderr,
-        )
 
 
 def split_names(names: str | None) -> list[str]:

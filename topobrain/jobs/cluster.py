@@ -1,0 +1,257 @@
+"""A Dask cluster to run jobs on: reached or started, checked, and used through joblib.
+
+joblib has a Dask backend of its own. It waits for ever for a task that Dask gave up (after its workers died four times,
+as they do where memory runs out: joblib 1.6, distributed 2026.8), so the backend here tells such a task as an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from joblib.parallel import ParallelBackendBase
+
+from topobrain._checks import InputError, TopobrainError, listed
+
+CONNECT_SECONDS = 8.0
+"""How long to wait for a scheduler, and for its first worker."""
+
+INSTALL = "pip install 'topobrain[cluster]'"
+
+
+class ClusterError(TopobrainError, ConnectionError):
+    """A cluster that cannot be reached, has no workers, or was lost."""
+
+
+@contextmanager
+def connected(scheduler: str) -> Iterator[Any]:
+    """Connect to a Dask scheduler while the block runs.
+
+    Parameters
+    ----------
+    scheduler
+        An address such as ``"tcp://10.0.0.1:8786"``, or ``"local:4"``: start four worker processes of one thread each on
+        this machine, and stop them afterwards.
+
+    Raises
+    ------
+    ClusterError
+        Nothing answers at the address within `CONNECT_SECONDS`, or no worker is there.
+    InputError
+        An address that is none, or Dask is not installed.
+    """
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise InputError(f"--scheduler needs Dask, which is not installed: {INSTALL}") from error
+    if scheduler.startswith("local:"):
+        number = scheduler.removeprefix("local:")
+        if not number.isdecimal() or int(number) < 1:
+            raise InputError(f"scheduler {scheduler!r}: expected a number of processes, as in 'local:2'")
+        with (
+            LocalCluster(
+                n_workers=int(number), threads_per_worker=1, processes=True, dashboard_address=":0"
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):  # fmt: skip
+            yield client
+        return
+    if "://" not in scheduler:
+        raise InputError(
+            f"scheduler {scheduler!r} is no address: expected tcp://HOST:PORT, or local:N for N processes here"
+        )
+    try:
+        client = Client(scheduler, set_as_default=False, timeout=CONNECT_SECONDS)
+    except ValueError as error:
+        raise InputError(f"scheduler {scheduler!r} is no address: {error}; expected tcp://HOST:PORT") from error
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(
+            f"no Dask scheduler answers at {scheduler} ({CONNECT_SECONDS:.0f} s): start one with `dask scheduler` and "
+            "workers with `dask worker ADDRESS`, or use local:N"
+        ) from error
+    with _quiet("distributed.client"), client:
+        yield client
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a logger from printing the traceback of a lost connection, which is told as an error."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def check_workers(client: Any, seen: str) -> int:
+    """Check that every worker has this version of topobrain and sees the store; return the number of their threads.
+
+    Parameters
+    ----------
+    client
+        The connected client.
+    seen
+        A file that every worker must see.
+
+    Raises
+    ------
+    ClusterError
+        There is no worker.
+    InputError
+        A worker with another version, without topobrain, or on a machine that does not see the store.
+    """
+    from topobrain import __version__
+    from topobrain.jobs.work import NUMERICS
+
+    address = client.scheduler.address
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+    except TimeoutError as error:
+        raise ClusterError(
+            f"the scheduler at {address} has no worker ({CONNECT_SECONDS:.0f} s): start one with `dask worker {address}`"
+        ) from error
+
+    def asked(
+        path: str,
+    ) -> tuple[str | None, int | None, bool]:  # sent by value: it must run where topobrain is missing
+        import os
+
+        try:
+            import topobrain
+            from topobrain.jobs import work
+        except ImportError:
+            return None, None, os.path.isfile(path)
+        return topobrain.__version__, work.NUMERICS, os.path.isfile(path)
+
+    found: dict[str, tuple[str | None, int | None, bool]] = client.run(asked, seen)
+    for worker, (version, numerics, visible) in sorted(found.items()):
+        if version is None:
+            raise InputError(f"worker {worker} cannot import topobrain.jobs: install topobrain {__version__} there")
+        if version != __version__ or numerics != NUMERICS:
+            raise InputError(
+                f"worker {worker} has topobrain {version} (numerics {numerics}), this process {__version__} (numerics "
+                f"{NUMERICS}): install the same version, or scores would not belong together"
+            )
+        if not visible:
+            raise InputError(
+                f"worker {worker} does not see {seen}: put the store on a file system that all workers share (--store)"
+            )
+    return n_threads(client)
+
+
+def n_threads(client: Any) -> int:
+    """Return the number of threads of all workers."""
+    return max(1, int(sum(client.ncores().values())))
+
+
+@dataclass
+class _Task:
+    """A task that runs on the cluster: its job in words, and whom to tell of its end."""
+
+    label: str
+    tell: Callable[[Any], None]
+    future: Any = None
+
+
+class _Lost:
+    """What takes the place of a task's end when the scheduler is gone."""
+
+    def __init__(self, task: _Task) -> None:
+        self.task = task
+
+
+class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]
+    """joblib's way to a Dask cluster; a task that Dask gives up, or a scheduler that is lost, is an error, never a wait.
+
+    Parameters
+    ----------
+    client
+        A connected `distributed.Client`.
+    """
+
+    supports_retrieve_callback = True
+    default_n_jobs = -1
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(nesting_level=0)
+        self.client = client
+        self.running: dict[str, _Task] = {}
+        self.over = threading.Event()
+        self.lock = threading.Lock()
+
+    def effective_n_jobs(self, n_jobs: int) -> int:
+        """Return the number of threads of all workers, and 2 for one: joblib runs "one job at a time" in this process."""
+        return max(2, n_threads(self.client))
+
+    def start_call(self) -> None:
+        """Begin to watch the connection: Dask tells the end of no task once it has given the scheduler up."""
+        self.over = threading.Event()
+        threading.Thread(target=self._watch, args=(self.over,), daemon=True).start()
+
+    def stop_call(self) -> None:
+        """Stop watching."""
+        self.over.set()
+
+    def _watch(self, over: threading.Event) -> None:
+        while not over.wait(0.2):
+            if self.client.status in ("running", "connecting", "newly-created"):
+                continue
+            for name in list(self.running):
+                task = self._taken(name)
+                if task is not None:
+                    task.tell(_Lost(task))
+
+    def _taken(self, name: str) -> _Task | None:
+        """Take a task from those that run: whoever gets it tells its end."""
+        with self.lock:
+            return self.running.pop(name, None)
+
+    def submit(self, func: Any, callback: Callable[[Any], None]) -> Any:
+        """Hand a batch (of one job) to the cluster."""
+        _, arguments, _ = func.items[0]
+        name = f"encode-{uuid.uuid4().hex}"
+        task = self.running[name] = _Task(listed(arguments), callback)
+
+        def ended(future: Any) -> None:
+            if self._taken(name) is not None:
+                callback((task, future))
+
+        task.future = self.client.submit(func, key=name, pure=False)
+        task.future.add_done_callback(ended)
+        return task.future
+
+    apply_async = submit  # the name before joblib 1.5
+
+    def retrieve_result_callback(self, out: Any) -> Any:
+        """Return a batch's result, or raise what became of it."""
+        from distributed import KilledWorker
+
+        task, future = (out.task, None) if isinstance(out, _Lost) else out
+        if future is not None and future.status == "finished":
+            return future.result()
+        error = future.exception() if future is not None and future.status == "error" else None
+        if isinstance(error, KilledWorker):
+            raise ClusterError(
+                f"{task.label}: the workers that ran it died, one after another, most likely for want of memory. Use a "
+                "smaller --voxel-chunk or --max-memory, or workers with more memory; parts that are done are kept"
+            )
+        if error is None:
+            raise ClusterError(
+                f"{task.label}: the scheduler was lost while it ran. Parts that are done are kept: run the same again"
+            )
+        raise error
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Cancel what has not begun; what runs goes on and keeps its part."""
+        with self.lock:
+            left = [task.future for task in self.running.values() if task.future is not None]
+            self.running.clear()
+        if left and self.client.status == "running":
+            self.client.cancel(left)

@@ -1,0 +1,262 @@
+"""One job: score one layer on one run of voxels. What runs on a worker, wherever that is."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from topobrain._checks import DataFileError, InputError, TopobrainError
+from topobrain.activations import Activations
+from topobrain.encoding.cross_validation import Design
+from topobrain.encoding.matching import layer_features
+from topobrain.encoding.parts import PartOptions, encode_part
+from topobrain.jobs.orders import Order, from_arrays, to_arrays
+from topobrain.jobs.parts_store import PartsStore
+from topobrain.jobs.sealed_files import digest_of
+from topobrain.responses import BrainResponses
+from topobrain.results import Result, load_result
+
+NUMERICS = 1
+"""Raised whenever a change of the code changes the numbers of a part: parts made before are then made again."""
+
+Precision = Literal["auto", "float64", "mixed", "float32"]
+
+
+class JobError(TopobrainError, RuntimeError):
+    """Something unforeseen that went wrong inside a job; its message names the job."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One layer on a run of voxels. Small: everything large it needs lies in files.
+
+    Attributes
+    ----------
+    key
+        Name of the part: a hash of everything that decides its numbers.
+    store
+        Folder of the store.
+    order
+        Key of the order.
+    model, layer, subject
+        For messages; ``layer`` also names what is read.
+    start, stop
+        Run of the voxel axis of the responses file, where a subject's voxels lie together.
+    first
+        Where the subject's voxels begin.
+    features, responses
+        Hashes of what the job must find in its files.
+    version
+        Version of topobrain that made the job.
+    precision
+        Precision of the fit, chosen for the whole study.
+    """
+
+    key: str
+    store: str
+    order: str
+    model: str
+    layer: str
+    subject: str
+    start: int
+    stop: int
+    first: int
+    features: str
+    responses: str
+    version: str
+    precision: Precision = "float64"
+
+    def __str__(self) -> str:
+        voxels = f"voxels {self.start - self.first}-{self.stop - 1 - self.first}"
+        return f"model {self.model!r}, layer {self.layer!r}, subject {self.subject!r}, {voxels}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a job says of itself when it is done; its part is in the store."""
+
+    key: str
+    seconds: float
+    reused: bool
+
+
+def features_digest(features: np.ndarray) -> str:
+    """Return a hash of one layer's features (stimulus, unit)."""
+    return digest_of({"features": features})
+
+
+def responses_digest(responses: np.ndarray, roi: np.ndarray) -> str:
+    """Return a hash of responses (stimulus, voxel) and their regions."""
+    return digest_of({"responses": responses, "roi": roi})
+
+
+def part_key(features: str, responses: str, layer: str, start: int, stop: int, decides: str) -> str:
+    """Return the name of a part: a hash of everything that decides its numbers, and of nothing else."""
+    text = "\n".join((str(NUMERICS), features, responses, layer, f"{start}:{stop}", decides))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def decision_digest(design: Design, options: PartOptions, n_regions: int) -> str:
+    """Return a hash of what decides the numbers of a part beside its data: folds, groups, options."""
+    return digest_of(to_arrays((design, options)), n_regions=n_regions)
+
+
+def run_job(job: Job) -> Done:
+    """Score one layer on a run of voxels and keep the part, unless it is there already.
+
+    Raises
+    ------
+    InputError
+        Out of memory, with advice; another version of topobrain than the one that made the job.
+    DataFileError
+        Inputs that this machine does not see or that changed, a store that cannot be written.
+    JobError
+        Anything unforeseen. Every message names model, layer, subject and voxels.
+    """
+    with named(job), memory_advice(job.stop - job.start):
+        return _run(job)
+
+
+def _run(job: Job) -> Done:
+    from topobrain import __version__
+
+    if __version__ != job.version:
+        raise InputError(
+            f"the worker has topobrain {__version__}, the job was made by {job.version}: install the same version"
+        )
+    began = time.perf_counter()
+    store = PartsStore(job.store)
+    if store.part(job.key) is not None:  # made by a worker that was lost after it had kept its part, or by another run
+        return Done(job.key, time.perf_counter() - began, True)
+    order = _order(job.store, job.order)
+    X, Y = read_features(order, job.layer), read_responses(order, job.start, job.stop)
+    roi = order.roi[job.start : job.stop]
+    for what, found, wanted, path in (
+        ("features", features_digest(X), job.features, order.activations),
+        ("responses", responses_digest(Y, roi), job.responses, order.responses),
+    ):
+        if found != wanted:
+            raise DataFileError(f"the {what} in {path} changed since the jobs were planned: run the command again")
+    options = replace(order.options, precision=job.precision)
+    with ONE_THREAD:
+        part = encode_part(X, Y, order.design, roi, n_regions=order.n_regions, options=options)
+    store.keep_part(job.key, part)
+    return Done(job.key, time.perf_counter() - began, False)
+
+
+@lru_cache(maxsize=4)
+def _order(store: str, key: str) -> Order:
+    order = from_arrays(PartsStore(store).order(key))
+    if not isinstance(order, Order):
+        raise DataFileError(f"{PartsStore(store).order_path(key)} holds a {type(order).__name__}, expected an order")
+    return order
+
+
+def read_features(order: Order, layer: str) -> np.ndarray:
+    """Return one layer's features (stimulus, unit); nothing else of the file is read."""
+    result = _input(order.activations)
+    if not isinstance(result, Activations):
+        raise DataFileError(f"{order.activations} holds a {result.kind} result, expected activations")
+    return layer_features(result, layer, order.rows, order.mask)
+
+
+def read_responses(order: Order, start: int, stop: int) -> np.ndarray:
+    """Return the responses (stimulus, voxel) of a run of voxels; nothing else of the file is read."""
+    result = _input(order.responses)
+    if not isinstance(result, BrainResponses):
+        raise DataFileError(f"{order.responses} holds a {result.kind} result, expected responses")
+    return BrainResponses(result.data.isel(voxel=slice(start, stop))).values
+
+
+def _input(path: str) -> Result:
+    """Open a result file without reading its arrays, or take it from those this process has open."""
+    try:
+        now = Path(path).stat()
+    except OSError as error:
+        raise DataFileError(
+            f"there is no file {path} here: activations, responses and the store must lie on a file system that every "
+            "worker sees under the same paths"
+        ) from error
+    return _opened(path, (now.st_ino, now.st_size, now.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _opened(
+    path: str, state: tuple[int, int, int]
+) -> Result:  # opening costs more than a small job; another file, another state
+    return load_result(path, lazy=True)
+
+
+class OneThread:
+    """Let the products of this process use one thread while any job runs, and put everything back after the last.
+
+    Sums over more threads round differently: with one, a job gives the same bits on every machine of a kind, and workers
+    beside each other do not wait for each other's threads.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.kept = ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                import torch
+                from threadpoolctl import threadpool_limits
+
+                self.kept.callback(torch.set_num_threads, torch.get_num_threads())
+                torch.set_num_threads(1)
+                self.kept.enter_context(threadpool_limits(limits=1, user_api="blas"))
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.kept.close()
+
+
+ONE_THREAD = OneThread()
+
+
+@contextmanager
+def named(job: Job) -> Iterator[None]:
+    """Put the job's name before the message of any error."""
+    try:
+        yield
+    except TopobrainError as error:
+        raise type(error)(f"{job}: {error}") from error
+    except Exception as error:
+        raise JobError(f"{job}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def memory_advice(n_voxels: int) -> Iterator[None]:
+    """Turn what says that memory ran out into advice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # on the CPU torch raises a plain RuntimeError
+        if isinstance(error, TopobrainError) or not _out_of_memory(error):
+            raise
+        raise InputError(
+            f"out of memory with {n_voxels} voxels at a time ({str(error).splitlines()[0] if str(error) else 'no detail'}): "
+            f"use a smaller voxel chunk (--voxel-chunk {max(1, n_voxels // 2)}), bound the fits (--max-memory), or run "
+            "fewer workers on one machine"
+        ) from error
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        return True
+    return type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") and "memory" in text
