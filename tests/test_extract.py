@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,48 @@ def test_the_size_of_batches_does_not_matter(batch_tokens: int, pooling: Any) ->
     whole = extract(build(), sentences(), batch_tokens=50, pooling=pooling, cache=False)
     np.testing.assert_allclose(found.data["value"].values, whole.data["value"].values, rtol=0, atol=1e-5)
     assert (batch_tokens == 1) == all(len(batch) == 1 for batch in model.batches)
-    assert (batch_tokens == 10**6) == (len(model.batches) == 1)
+    assert sum(len(batch) for batch in model.batches) == 23
+    assert (batch_tokens == 10**6) == (len(model.batches) < 3)
+
+
+@pytest.mark.parametrize("overhead", [0, 5, 40, 1000])
+@pytest.mark.parametrize("batch_tokens", [12, 60, 10**6])
+def test_batches_are_cut_where_least_is_computed(batch_tokens: int, overhead: int) -> None:
+    rng = np.random.default_rng(overhead + batch_tokens)
+    lengths = np.sort(rng.choice([2, 3, 7, 8, 20], 40))
+    cuts = room.batch_cuts(lengths, batch_tokens, overhead)
+    batches = np.split(lengths, cuts)
+    assert all(len(batch) for batch in batches)
+    assert all(len(batch) * batch[-1] <= batch_tokens or len(batch) == 1 for batch in batches)
+    # every way of merging the five distinct lengths into runs, runs in as many parts as the limit makes necessary
+    distinct, count = np.unique(lengths, return_counts=True)
+    costs = []
+    for chosen in itertools.product([False, True], repeat=4):
+        edges = [0, *(i + 1 for i in range(4) if chosen[i]), 5]
+        n_longest = [(int(count[a:b].sum()), int(distinct[b - 1])) for a, b in itertools.pairwise(edges)]
+        costs.append(sum(n * top + overhead * -(-n // max(batch_tokens // top, 1)) for n, top in n_longest))
+    assert sum(len(batch) * batch[-1] for batch in batches) + overhead * len(batches) <= min(costs)
+
+
+def test_an_accelerator_gets_fuller_batches_than_a_cpu() -> None:
+    class Elsewhere:
+        device = "cuda"
+
+        def __init__(self, inner: Counted) -> None:
+            self.name, self.sheets, self.survey, self.record = inner.name, inner.sheets, inner.survey, inner.record
+
+    here, there = build(), build()
+    expected = extract(here, sentences(60), batch_tokens=1000, cache=False)
+    found = extract(Elsewhere(there), sentences(60), batch_tokens=1000, cache=False)
+    assert len(there.batches) < len(here.batches)
+    np.testing.assert_allclose(found.data["value"].values, expected.data["value"].values, rtol=0, atol=1e-5)
+
+
+def test_a_cpu_gets_no_batch_that_is_slow_for_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CPU_BATCH_TOKENS", 90)
+    model = build()
+    extract(model, sentences(60), batch_tokens=10**6, cache=False)
+    assert max(sum(model.survey(batch).lengths) for batch in model.batches) <= 90
 
 
 def test_batches_hold_stimuli_of_about_equal_length_and_no_more_tokens_than_asked() -> None:
@@ -252,6 +294,16 @@ def test_bf16_is_recorded_and_close_to_float32() -> None:
     assert np.abs(a - b).max() > 1e-5  # it did run in bfloat16
     correlation = [np.corrcoef(a[:, unit], b[:, unit])[0, 1] for unit in range(a.shape[1])]
     assert min(correlation) > 0.99
+
+
+@pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False)])
+def test_a_cpu_without_bfloat16_is_warned_of(capability: str, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        extract(build(), sentences(4), precision="bf16", cache=False)
+        extract(build(), sentences(4), cache=False)
+    assert [w.filename for w in caught if "imitates it" in str(w.message)] == ([__file__] if warned else [])
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
@@ -345,7 +397,7 @@ def test_running_out_of_memory_says_what_to_lower() -> None:
     model = build()
     model.fail_at[1] = torch.OutOfMemoryError("no room")
     with pytest.raises(
-        InputError, match=r"out of memory with a batch of 23 stimuli .*smaller batch_tokens \(now 2048\)"
+        InputError, match=r"out of memory with a batch of [0-9]+ stimuli .*smaller batch_tokens \(now 2048\)"
     ):
         extract(model, sentences(), cache=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -35,7 +36,12 @@ Progress = Callable[[int, int], None]
 
 SHARD_BYTES = 32 * 2**20
 """Pooled activations are written in pieces of about this size: what an interruption can lose."""
-LAYOUT = 4
+BATCH_OVERHEAD = 32
+"""What a batch more costs on a CPU, in tokens: reading all weights once, and Python (measured: 20-30, GPT-2 small)."""
+CPU_BATCH_TOKENS = 768
+"""The most tokens a batch on a CPU: products are as fast as they get, and beyond about 1000 the memory of intermediate
+values is mapped anew each time (measured, GPT-2 small: 18 % of the time)."""
+LAYOUT = 5
 """Raised whenever batching or pooling change the numbers: older cache entries are then not used."""
 
 
@@ -72,9 +78,11 @@ def extract(
         model makes no difference to the tokens that count. A warning gives the tokens and whole words kept in each
         condition: nonwords are cut into more tokens than words.
     precision
-        ``"bf16"`` runs the model in bfloat16 where it can: faster, correlates with float32 at .9999 or better.
+        ``"bf16"`` runs the model in bfloat16 where it can: faster on a device with bfloat16 arithmetic (a GPU, a CPU
+        with AMX; one with AVX2 only is warned of, it is slower), correlates with float32 at .9999 or better.
     batch_tokens
-        Tokens a batch, padding included; bounds memory.
+        The most tokens a batch, padding included; bounds memory (a CPU takes 768 at the most: larger is slower). Batches
+        are cut where that saves more padding than one more batch costs.
     cache
         Keep the result on disk and reuse it. The key covers weights, code, encoded stimuli, layers and every option.
         An interrupted run goes on where it stopped. A model without ``survey`` and ``weights_hash`` is not cached.
@@ -108,6 +116,8 @@ def extract(
         raise InputError(f"batch_tokens must be 1 or more, got {batch_tokens}")
     if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1):
         raise InputError(f"max_tokens is a whole number of 1 or more, or None for whole texts; got {max_tokens!r}")
+    if precision == "bf16":
+        _warn_of_slow_bf16(model)
     options = {
         "layers": chosen,
         "pooling": pooling,
@@ -136,6 +146,23 @@ def cache_key(model: Model, stimuli: StimulusSet) -> str | None:
         "batch_tokens": 2048,
     }
     return _Job.of(model, stimuli, options).key
+
+
+@functools.cache  # reading the metadata of four packages takes as long as reading several sentences
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("topobrain", "torch", "transformers", "numpy")}
+
+
+def _warn_of_slow_bf16(model: Model) -> None:
+    import torch
+
+    on_cpu = str(getattr(model, "device", "cpu")).startswith("cpu")
+    if on_cpu and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        warnings.warn(
+            "precision='bf16': this CPU (AVX2) has no bfloat16 arithmetic and imitates it, many times slower than "
+            "float32; take precision='float32' here",
+            stacklevel=3,
+        )
 
 
 def _tell_what_was_cut(result: Activations, stimuli: StimulusSet, max_tokens: int) -> None:
@@ -195,7 +222,7 @@ class _Job:
                 "set": [stimuli.name, stimuli.provenance],
                 "sheets": sheets,
                 "device": device,
-                "versions": {name: version(name) for name in ("topobrain", "torch", "transformers", "numpy")},
+                "versions": _versions(),
             }
             key = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:32]
         provenance = {
@@ -216,13 +243,11 @@ class _Job:
 
     def batch_list(self) -> list[np.ndarray]:
         """Return positions of the stimuli of each batch, short stimuli first."""
-        batches: list[list[int]] = [[]]
-        for position in self.order.tolist():
-            longest = int(self.lengths[position])  # sorted, so the newest is the longest
-            if batches[-1] and longest * (len(batches[-1]) + 1) > self.options["batch_tokens"]:
-                batches.append([])
-            batches[-1].append(position)
-        return [np.array(batch) for batch in batches]
+        limit = self.options["batch_tokens"]
+        on_cpu = str(getattr(self.model, "device", "cpu")).startswith("cpu")
+        # an accelerator takes a full batch in hardly more time than a small one
+        limit, overhead = (min(limit, CPU_BATCH_TOKENS), BATCH_OVERHEAD) if on_cpu else (limit, limit)
+        return np.split(self.order, batch_cuts(self.lengths[self.order], limit, overhead))
 
     def batches(self, progress: Progress | None) -> Iterator[np.ndarray]:
         done = 0
@@ -314,6 +339,37 @@ class _Job:
 
     def attrs(self) -> dict[str, str]:
         return {**sheets_attribute(self.sheets), **Activations.attributes(self.provenance)}
+
+
+def batch_cuts(lengths: np.ndarray, batch_tokens: int, overhead: int) -> np.ndarray:
+    """Return where sorted lengths are cut into batches so that padded tokens plus ``overhead`` a batch are fewest.
+
+    Dynamic programming over the distinct lengths: stimuli of one length stay together, a run of lengths is padded to its
+    longest, and a run of more than ``batch_tokens`` is cut into equal parts.
+
+    >>> batch_cuts(np.array([2, 2, 2, 9, 9, 10]), batch_tokens=100, overhead=4).tolist()
+    [3]
+    >>> batch_cuts(np.array([2, 2, 2, 9, 9, 10]), batch_tokens=20, overhead=4).tolist()
+    [3, 5]
+    """
+    longest, first = np.unique(lengths, return_index=True)
+    edge = np.append(first, len(lengths))
+    rows = np.maximum(batch_tokens // np.maximum(longest, 1), 1)
+    least, came_from = np.zeros(len(edge)), np.zeros(len(edge), dtype=int)
+    for end in range(1, len(edge)):
+        count = edge[end] - edge[:end]
+        cost = least[:end] + count * longest[end - 1] + overhead * -(-count // rows[end - 1])
+        came_from[end] = cost.argmin()
+        least[end] = cost[came_from[end]]
+    cuts: list[int] = []
+    end = len(edge) - 1
+    while end > 0:
+        start = int(came_from[end])
+        count = int(edge[end] - edge[start])
+        parts = -(-count // int(rows[end - 1]))
+        cuts += [int(edge[start]) + count * part // parts for part in range(parts)]
+        end = start
+    return np.array(sorted(cuts)[1:], dtype=int)
 
 
 def _pool(values: Any, weights: np.ndarray, rows: Rows) -> Any:

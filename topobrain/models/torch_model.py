@@ -242,9 +242,9 @@ class TorchModel:
         return sha.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def _bytes(tensor: Tensor) -> memoryview:
     plain = tensor.detach().cpu().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    return plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")  # no copy
 
 
 _MODULE_STATE = frozenset({*vars(nn.Module()), "training", "config"})

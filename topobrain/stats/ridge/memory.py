@@ -76,7 +76,7 @@ class MemoryPlan:
     tile
         Voxels at a time, in each thread.
     alphas
-        Triangles of penalties held at once.
+        Triangles (one a penalty) held at once; 0 for the route without them.
     precision
         ``"float64"``, ``"mixed"`` or ``"float32"``.
     flops
@@ -141,17 +141,33 @@ def estimate_flops(sizes: FoldSizes, selection: str, standardize: bool) -> float
     elif selection == "loo":
         choice = s.n_alphas * s.n_train**2 * (s.n_voxels + 2.0 * side + 2.7 * s.n_train)
     else:
-        validated = min(s.n_train, s.n_inner * s.inner_validation)
-        triangular = s.n_alphas * (
-            (2 * s.n_train - validated) * validated * s.n_voxels
-            + 2.0 * s.n_inner * s.inner_validation * inner_side * s.inner_train
-            + 2.7 * s.n_train**2 * validated
-        )
-        rotated = 2.0 * s.n_inner * inner_side * s.n_voxels * (s.inner_train + s.n_alphas * s.inner_validation)
-        choice = s.n_inner * 12.0 * inner_side**3 + min(triangular, rotated)
+        choice = s.n_inner * 12.0 * inner_side**3 + min(_route_flops(s))
     if standardize:
         gram *= s.n_outer * (1 + (s.n_inner if selection == "kfold" else 0))
     return gram + s.n_outer * (choice + refit)
+
+
+def _route_flops(sizes: FoldSizes) -> tuple[float, float]:
+    """Return the operations of the triangular and the rotated route of `topobrain.stats.ridge.selection`."""
+    s = sizes
+    validated, inner_side = min(s.n_train, s.n_inner * s.inner_validation), min(s.inner_train, s.n_features)
+    triangular = s.n_alphas * (
+        (2 * s.n_train - validated) * validated * s.n_voxels
+        + 2.0 * s.n_inner * s.inner_validation * inner_side * s.inner_train
+        + 2.7 * s.n_train**2 * validated
+    )
+    height = min(s.inner_validation, inner_side)
+    return triangular, 2.0 * s.n_inner * inner_side * s.n_voxels * (s.inner_train + s.n_alphas * height)
+
+
+def needs_triangles(sizes: FoldSizes, selection: str, precision: str) -> bool | None:
+    """Return whether triangles are the only way (True), no use (False), or to be weighed up (None)."""
+    if selection == "gcv" or sizes.n_alphas == 1:
+        return False
+    if selection == "loo":
+        return True if precision != "float64" else None
+    triangular, rotated = _route_flops(sizes)
+    return False if rotated < 0.5 * triangular else None
 
 
 def memory_plan(
@@ -193,24 +209,26 @@ def memory_plan(
     flops = estimate_flops(sizes, selection, standardize)
     chosen = precision if precision != "auto" else ("float64" if flops <= FLOAT64_FLOPS else "mixed")
     tile = min(DEVICE_TILE if accelerator else TILE, max(sizes.n_voxels, SMALLEST_TILE))
-    fixed = _fixed_parts(sizes, selection, standardize, chosen, weights)
-    triangle = _triangle_bytes(sizes, selection, chosen)
+    fixed = _fixed_parts(sizes, selection, standardize, chosen, weights, threads)
+    need = needs_triangles(sizes, selection, chosen)
+    triangle = 0 if need is False else int((8 if chosen == "float64" else 4) * sizes.n_train**2 * 0.55)
+    least_alphas = 1 if need else 0
 
     def plan(tile: int, alphas: int) -> MemoryPlan:
         parts = {
             **fixed,
             "triangles": alphas * triangle,
             f"tiles of {tile} voxels": threads * _tile_bytes(sizes, selection, chosen, tile, alphas),
-            "operators being made": threads * (_operator_bytes(sizes, selection, chosen)),
+            "operators being made": threads * 8 * triangle if alphas else 0,
         }
         return MemoryPlan({name: size for name, size in parts.items() if size}, tile, alphas, chosen, flops)
 
     room = TRIANGLE_BYTES if bound is None else bound
-    alphas = max(1, min(sizes.n_alphas, room // max(triangle, 1))) if triangle else 1
+    alphas = max(1, min(sizes.n_alphas, room // triangle)) if triangle else 0
     if bound is None:
         return plan(tile, alphas)
-    while (tile > SMALLEST_TILE or alphas > 1) and plan(tile, alphas).total > bound:
-        if alphas > 1 and (tile <= 128 or alphas * triangle > bound // 3):
+    while (tile > SMALLEST_TILE or alphas > least_alphas) and plan(tile, alphas).total > bound:
+        if alphas > least_alphas and (tile <= 128 or alphas * triangle > bound // 3):
             alphas -= 1
         else:
             tile = max(SMALLEST_TILE, tile // 2)
@@ -231,18 +249,20 @@ def is_dual(sizes: FoldSizes) -> bool:
     return sizes.n_features >= min(sizes.n_train, sizes.inner_train)
 
 
-def _fixed_parts(sizes: FoldSizes, selection: str, standardize: bool, precision: str, weights: bool) -> dict[str, int]:
+def _fixed_parts(
+    sizes: FoldSizes, selection: str, standardize: bool, precision: str, weights: bool, threads: int
+) -> dict[str, int]:  # fmt: skip
     s, single = sizes, 8 if precision == "float64" else 4
     output = 4 if precision == "float32" else 8
     dual = is_dual(s)
     side, inner_side = min(s.n_train, s.n_features), min(s.inner_train, s.n_features)
-    chunk = min(64 * 2**20, 8 * s.n_stimuli * s.n_features) * 3
+    chunk = min(64 * 2**20, 8 * s.n_stimuli * s.n_features) * 3 * (threads if standardize else 1)
     if dual:
         gram = 0 if standardize else 8 * s.n_stimuli**2
         gram += 8 * 3 * s.n_train * s.n_train
     else:
         gram = 8 * 2 * s.n_stimuli * s.n_features + 8 * 4 * s.n_features**2
-        chunk = 8 * s.n_stimuli * s.n_features
+        chunk = 8 * (s.n_stimuli + threads * s.n_train) * s.n_features
     decompositions = 8 * side * (s.n_train + s.n_test + side)
     n_parts = {"kfold": s.n_inner, "loo": 1, "gcv": 0}[selection] if s.n_alphas > 1 else 0
     decompositions += n_parts * single * inner_side * (s.inner_train + s.inner_validation + (0 if dual else inner_side))
@@ -256,18 +276,6 @@ def _fixed_parts(sizes: FoldSizes, selection: str, standardize: bool, precision:
         "features in float64": chunk,
         "eigenvectors": decompositions,
     }
-
-
-def _triangle_bytes(sizes: FoldSizes, selection: str, precision: str) -> int:
-    if selection == "gcv" or sizes.n_alphas == 1:
-        return 0
-    return int((8 if precision == "float64" else 4) * sizes.n_train**2 * 0.55)
-
-
-def _operator_bytes(sizes: FoldSizes, selection: str, precision: str) -> int:
-    if selection == "gcv" or sizes.n_alphas == 1:
-        return 0
-    return (8 if precision == "float64" else 4) * 4 * sizes.n_train**2
 
 
 def _tile_bytes(sizes: FoldSizes, selection: str, precision: str, tile: int, alphas: int) -> int:

@@ -19,7 +19,7 @@ BLOCKS = 16
 """Block rows of a triangle: its product costs (1 + 1/16) of the triangle's own operations."""
 
 TINY_LOSS = 0.05
-"""Below this share of the variance a loss is computed at every penalty itself, because interpolation would blur it."""
+"""Below this share of the variance a loss is computed at every penalty from its residuals: short cuts would blur it."""
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 """What interpolation over penalties may leave out, beside the responses' variance."""
@@ -105,7 +105,7 @@ class Room:
     tile
         Voxels.
     alphas
-        Triangles held at once.
+        Triangles held at once; 0 for the route without them.
     """
 
     tile: int
@@ -128,35 +128,30 @@ def choose(
     total = np.full((grid.size, targets.n), np.inf)
     if not possible.any():
         return Choice(np.zeros(targets.n, dtype=np.int64), total[0], "none")
-    skeleton = _skeleton(inner, grid[possible], None if weights is None else weights[possible])
+    skeleton = _skeleton(inner, grid[possible])
     few = np.flatnonzero(possible)[skeleton.rows]
-    route = route or cheaper_route(inner, len(few), targets.n)
+    route = cheaper_route(inner, len(few), targets.n) if room.alphas else "rotated"
     losses = triangular_losses if route == "triangular" else rotated_losses
     everything = slice(0, targets.n)
     found = losses(inner, alphas[few], targets, fold, everything, workers, room)
-    if skeleton.weights is None:
-        total[few] = found
-    else:
-        total[possible] = skeleton.weights @ found
+    total[possible] = found if skeleton.weights is None else skeleton.weights @ found
+    if skeleton.weights is not None or (route == "rotated" and inner.dtype == torch.float32):
         tiny = np.flatnonzero(total.min(axis=0) < TINY_LOSS * inner.n_validated)
         if tiny.size:
-            total[np.ix_(possible, tiny)] = rotated_losses(inner, alphas[possible], targets, fold, tiny, workers, room)
+            total[np.ix_(possible, tiny)] = rotated_losses(
+                inner, alphas[possible], targets, fold, tiny, workers, room, exact=True
+            )
     index = total.argmin(axis=0)
     loss = total[index, np.arange(targets.n)] / inner.n_validated
     return Choice(index, loss * targets.size(fold, everything) ** 2, f"{route} {len(few)}/{grid.size}")
 
 
-def _skeleton(inner: Inner, grid: np.ndarray, weights: torch.Tensor | None) -> Skeleton:
+def _skeleton(inner: Inner, grid: np.ndarray) -> Skeleton:
     values = [part.basis.eigenvalues for part in inner.parts if part.basis.rank]
-    if not values:
+    if not values or inner.leave_one_out:  # the leverages of leave-one-out leave the span
         return every_penalty(grid.size)
-    curves = None
-    if weights is not None:
-        square = weights**2
-        order = square[0].argsort()[:: max(1, square.shape[1] // 8)]
-        curves = square[:, order].cpu().numpy()
     lowest, highest = min(float(v[0]) for v in values), max(float(v[-1]) for v in values)
-    return make_skeleton(grid, lowest, highest, tolerance=TOLERANCE[inner.dtype], curves=curves)
+    return make_skeleton(grid, lowest, highest, tolerance=TOLERANCE[inner.dtype])
 
 
 def cheaper_route(inner: Inner, n_alphas: int, n_voxels: int) -> Route:
@@ -266,9 +261,9 @@ class _Rotated:
     turn: torch.Tensor
 
     @classmethod
-    def of(cls, part: Part, inner: Inner, alphas: torch.Tensor) -> _Rotated:
+    def of(cls, part: Part, inner: Inner, alphas: torch.Tensor, exact: bool) -> _Rotated:
         rows, across = part.basis.rows.to(inner.dtype), None
-        if len(rows) > 1.2 * part.basis.rank and not inner.leave_one_out:
+        if len(rows) > 1.2 * part.basis.rank and not inner.leave_one_out and not exact:
             across, rows = torch.linalg.qr(rows)
         turn = part.make_left() if inner.features is None else part.basis.loading
         assert turn is not None
@@ -276,11 +271,16 @@ class _Rotated:
 
 
 def rotated_losses(
-    inner: Inner, alphas: torch.Tensor, targets: Targets, fold: int, voxels: Columns, workers: Workers, room: Room
-) -> np.ndarray:
-    """Return summed squared errors (alpha, voxel) from responses in the eigenbasis of each inner fold."""
+    inner: Inner, alphas: torch.Tensor, targets: Targets, fold: int, voxels: Columns, workers: Workers, room: Room,
+    *, exact: bool = False,
+) -> np.ndarray:  # fmt: skip
+    """Return summed squared errors (alpha, voxel) from responses in the eigenbasis of each inner fold.
+
+    Validation rows that outnumber the directions r are turned into r rows, and what lies outside is a difference of sums of
+    squares; ``exact`` keeps all rows.
+    """
     weights = inner.weights(alphas)
-    ready = workers.each(lambda part: _Rotated.of(part, inner, alphas), inner.parts)
+    ready = workers.each(lambda part: _Rotated.of(part, inner, alphas, exact), inner.parts)
     seen = [inner.features[part.validation] for part in inner.parts] if inner.features is not None else []
     numbers = np.arange(targets.n)[voxels]
     total = np.empty((len(alphas), len(numbers)))
@@ -339,7 +339,8 @@ def choose_gcv(
         y = targets.standard(fold, rows, columns, dtype)
         turned = turn @ y
         inside = turned.mul_(turned)
-        outside = (y.mul_(y).sum(dim=0) - inside.sum(dim=0)).clamp_(min=0)
+        # with as many directions as free rows nothing is outside, and rounding must not look like it
+        outside = (y.mul_(y).sum(dim=0) - inside.sum(dim=0)).clamp_(min=0) * (basis.rank < n - 1)
         score = ((square @ inside + outside) / n).double().cpu().numpy() * factor[:, None]
         score[freedom <= 0] = np.inf
         index[columns] = score.argmin(axis=0)

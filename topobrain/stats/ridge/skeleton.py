@@ -35,7 +35,11 @@ def every_penalty(n_alphas: int) -> Skeleton:
 
 
 def make_skeleton(
-    alphas: np.ndarray, lowest: float, highest: float, *, tolerance: float, curves: np.ndarray | None = None
+    alphas: np.ndarray,
+    lowest: float,
+    highest: float,
+    *,
+    tolerance: float,
 ) -> Skeleton:
     r"""Choose penalties whose losses determine the losses at all penalties.
 
@@ -52,8 +56,6 @@ def make_skeleton(
         Range of the eigenvalues.
     tolerance
         Relative size of what is left out.
-    curves
-        (penalty, curve): functions of the penalty that multiply the squared errors, if any (leave-one-out).
 
     References
     ----------
@@ -68,9 +70,6 @@ def make_skeleton(
     d = s / (s + alphas[:, None])
     first, second = np.triu_indices(GRID)
     functions = np.hstack([np.ones((n, 1)), d, d[:, first] * d[:, second]])
-    if curves is not None:
-        size = np.abs(curves).max(axis=0)
-        functions = np.hstack([functions[:, None, :] * (curves / size)[:, :, None]]).reshape(n, -1)
     triangle, order = qr(functions.T, mode="r", pivoting=True, check_finite=False)
     diagonal = np.abs(np.diag(triangle[:n]))
     rank = int((diagonal > tolerance * diagonal[0]).sum())
