@@ -12,6 +12,10 @@ QUIET_THREADS := OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1
 ONE_THREAD := OMP_NUM_THREADS=1 $(QUIET_THREADS)
 # The reference of TopoLoss needs a typeguard older than ours can be: it lies apart, and tests run it in a process of its own.
 ORACLES := topoloss==0.0.2 torchtyping==0.1.5 einops==0.8.2 typeguard==2.13.3
+# Peers of the extraction benchmark; beside the environment, because they would bring their own pins.
+PEERS := nnsight==0.8.1 greenlet==3.5.6 httpcore==1.0.9 httpx==0.28.1 websocket-client==1.9.2 zstandard==0.25.0 \
+  transformer-lens==4.3.0 datasets==5.2.0 dill==0.4.1 distro==1.9.0 einops==0.8.2 fancy-einsum==0.0.3 multiprocess==0.70.19 \
+  sentencepiece==0.2.3 sniffio==1.3.1 transformers-stream-generator==0.0.5 xxhash==4.1.0
 PIP := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
@@ -47,10 +51,16 @@ test: $(VENV)/.dev ## Run every test, on two processes
 test-fast: $(VENV)/.dev ## Run the tests that take less than a few seconds each
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not browser'
 
-bench: $(VENV)/.dev ## Speed against peers, ratios of one run (kept in benchmarks/results)
+$(VENV)/.peers: constraints.txt | $(VENV)/.dev
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/peers $(PEERS)
+	@touch $@
+
+bench: $(VENV)/.peers ## Speed against peers, ratios of one run (kept in benchmarks/results)
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.topo_loss
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.localizer
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.morans
+	@$(BIN)/python -m benchmarks.encoding --quick
+	@$(BIN)/python -m benchmarks.extraction --quick --threads 1
 
 check: $(VENV)/.dev ## Format, lint, types and floors
 	@$(BIN)/ruff format --check .

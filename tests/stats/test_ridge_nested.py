@@ -17,7 +17,7 @@ from topobrain.stats.ridge import selection as engine_selection
 
 ALPHAS = np.logspace(-1, 5, 9)
 PRECISIONS = ["float64", "mixed", "float32"]
-SHAPES = {"few features": (96, 12), "as many": (80, 64), "many features": (60, 150)}
+SHAPES = {"few features": (72, 12), "as many": (63, 50), "many features": (45, 110)}
 
 
 def problem(shape=(90, 12), n_voxels=7, seed=0):
@@ -28,7 +28,7 @@ def problem(shape=(90, 12), n_voxels=7, seed=0):
     return X, signal / signal.std(axis=0) + noise + 2.0
 
 
-def folds(n, n_outer=4, n_inner=3, gap=0):
+def folds(n, n_outer=3, n_inner=3, gap=0):
     outer = list(stats.make_folds(range(n), n_outer, gap=gap))
     return {"outer": outer, "inner": [list(stats.make_folds(range(len(a)), n_inner, gap=gap)) for a, _ in outer]}
 
@@ -120,7 +120,7 @@ def test_losses_and_scores_equal_himalayas(shape, precision):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_leave_one_out_equals_scikit_learns(shape, precision):
     X, Y = problem(shape)
-    found = fit(X, Y, selection="loo", inner=[()] * 4, precision=precision)
+    found = fit(X, Y, selection="loo", inner=[()] * 3, precision=precision)
     for k, (train, test) in enumerate(folds(len(X))["outer"]):
         peer = SklearnRidgeCV(alphas=ALPHAS, alpha_per_target=True).fit(X[train], Y[train])
         assert np.allclose(found.alpha[k], peer.alpha_)
@@ -142,7 +142,7 @@ def test_leave_one_out_equals_folds_of_one_stimulus(shape):
 
 def test_leave_one_out_passes_over_penalties_that_interpolate():
     X, Y = problem((40, 100))
-    found = fit(X, Y, alphas=[0.0, 1.0, 100.0], selection="loo", inner=[()] * 4)
+    found = fit(X, Y, alphas=[0.0, 1.0, 100.0], selection="loo", inner=[()] * 3)
     assert found.alpha.min() == 1.0
     assert np.isfinite(found.loss).all()
 
@@ -151,7 +151,7 @@ def test_leave_one_out_passes_over_penalties_that_interpolate():
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_gcv_equals_its_formula(shape, precision):
     X, Y = problem(shape)
-    found = fit(X, Y, selection="gcv", inner=[()] * 4, precision=precision)
+    found = fit(X, Y, selection="gcv", inner=[()] * 3, precision=precision)
     for k, (train, _) in enumerate(folds(len(X))["outer"]):
         Z, n = X[train] - X[train].mean(axis=0), len(train)
         score = []
@@ -231,8 +231,11 @@ def test_many_penalties_follow_from_a_few(spectrum, force, monkeypatch):
     )
     every = fit(X, Y, alphas=grid)
     assert np.allclose(few.loss, every.loss, rtol=1e-5)
-    assert (few.alpha == every.alpha).mean() >= 0.995  # neighbours on so fine a grid differ by 1e-5 in loss
-    assert np.abs(few.r - every.r).max() < 1e-3
+    same = few.alpha == every.alpha
+    assert same.mean() >= 0.995  # neighbours on so fine a grid differ by less than 1e-5 in loss
+    assert np.abs(few.r - every.r)[same].max() < 1e-6
+    coarse = {precision: fit(X, Y, alphas=grid[::6], precision=precision) for precision in ("mixed", "float64")}
+    assert (coarse["mixed"].alpha == coarse["float64"].alpha).mean() >= 0.999
 
 
 def test_voxels_without_noise_are_not_interpolated(force):
@@ -521,10 +524,10 @@ def test_bad_input_is_told():
         fit(np.where((np.arange(90) == 3)[:, None] & (np.arange(12) == 2), np.inf, X), Y)
     with pytest.raises(InputError, match="90 stimuli"):
         fit(X, Y[:-1])
-    with pytest.raises(InputError, match="4 outer folds"):
+    with pytest.raises(InputError, match="3 outer folds"):
         fit(X, Y, inner=good["inner"][:-1])
     with pytest.raises(InputError, match="outer fold 2 has no inner folds"):
-        fit(X, Y, inner=[*good["inner"][:2], [], good["inner"][3]])
+        fit(X, Y, inner=[*good["inner"][:2], []])
     with pytest.raises(InputError, match=r"outer fold 0 names rows outside 0\.\.89"):
         fit(X, Y, outer=[(np.arange(90), np.array([90]))], inner=good["inner"][:1])
     with pytest.raises(InputError, match="none may be empty"):

@@ -103,7 +103,16 @@ def assemble(
             },
         },
         attrs=Encoding.attributes(
-            _provenance(names, stacked["edge"], responses, design, options, source, {**(further or {})}, usable)
+            _provenance(
+                names,
+                stacked["edge"],
+                responses,
+                design,
+                options,
+                source,
+                {**(further or {}), "precision_used": {name: "+".join(parts[name]["precision"]) for name in names}},
+                usable,
+            )
         ),
     )
     # where the voxels lie, for maps in brain space

@@ -120,6 +120,7 @@ def score_part(
     n_folds, n_voxels = fit.r.shape
     part: Part = {name: np.where(usable, getattr(fit, name), np.nan) for name in PER_FOLD}
     members = np.bincount(roi[usable], minlength=n_regions)
+    part["precision"] = np.array([fit.precision])
     part |= {"usable": usable, "n_usable": members, "at_least": np.zeros(n_voxels, dtype=np.int64)}
     part["draws"] = np.zeros((n_folds, n_regions, options.n_bootstrap))
     part["null"] = np.zeros((n_folds, n_regions, options.n_permutations))
@@ -171,5 +172,6 @@ def join_voxels(parts: Sequence[Mapping[str, np.ndarray]]) -> Part:
         raise InputError(f"parts of different studies cannot be joined: their draws have the shapes {sorted(shapes)}")
     joined: Part = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in (*PER_FOLD, *PER_VOXEL)}
     joined |= {name: np.sum([part[name] for part in parts], axis=0) for name in PER_REGION}
+    joined["precision"] = np.unique(np.concatenate([part["precision"] for part in parts]))
     joined["largest"] = np.max([part["largest"] for part in parts], axis=0)
     return joined

@@ -65,7 +65,16 @@ from topobrain.stats.resampling import (
     permutation_null,
     permuted_scores,
 )
-from topobrain.stats.ridge import NestedFit, RidgeFit, memory_plan, nested_ridge, nested_ridge_layers, ridge_cv
+from topobrain.stats.ridge import (
+    FoldSizes,
+    MemoryPlan,
+    NestedFit,
+    RidgeFit,
+    memory_plan,
+    nested_ridge,
+    nested_ridge_layers,
+    ridge_cv,
+)
 from topobrain.stats.ridge.banded import (
     BandedFit,
     NestedBandedFit,
@@ -134,10 +143,12 @@ __all__ = [
     "Clusters",
     "Curve",
     "DistanceBins",
+    "FoldSizes",
     "Folds",
     "InterSubject",
     "Islands",
     "KernelRidgeFit",
+    "MemoryPlan",
     "Moments",
     "NearestUnits",
     "NestedBandedFit",
