@@ -77,7 +77,7 @@ def run(config: Config, tell: Callable[[str], None] = print, responses: tb.Brain
     )
     scores.save(config.out / "encoding_haxby.nc")
     path = config.out / "encode_haxby.csv"
-    table_of(scores, config).to_csv(path, index=False)
+    table_of(scores, responses, config).to_csv(path, index=False)
     return path
 
 
@@ -109,28 +109,58 @@ def with_ceiling(responses: tb.BrainResponses) -> tb.BrainResponses:
     InputError
         A category is missing in a run.
     """
+    single = noise_ceiling(
+        responses.values[_rows_of_runs(responses)], averaged=1
+    )  # a fold tests a block of each category
+    return tb.BrainResponses(responses.data.assign_coords(ceiling=("voxel", single)))
+
+
+def _rows_of_runs(responses: tb.BrainResponses) -> np.ndarray:
+    """Return the rows of each run (run, category), categories in the same order."""
     category, runs = responses.labels("category"), responses.labels("run")
     table = pd.crosstab(runs, category)
     if not (table == 1).all(axis=None):
         raise InputError("every run needs one block of every category for a noise ceiling from repeats over runs")
-    order = [np.flatnonzero(runs == run)[np.argsort(category[runs == run])] for run in dict.fromkeys(runs.tolist())]
-    single = noise_ceiling(responses.values[np.stack(order)], averaged=1)  # a fold tests one block of each category
-    return tb.BrainResponses(responses.data.assign_coords(ceiling=("voxel", single)))
+    return np.stack(
+        [np.flatnonzero(runs == run)[np.argsort(category[runs == run])] for run in dict.fromkeys(runs.tolist())]
+    )
 
 
-def table_of(scores: tb.Encoding, config: Config) -> pd.DataFrame:
+def reliable_quarter(scores: tb.Encoding, responses: tb.BrainResponses) -> tuple[np.ndarray, float]:
+    """Return the mean r of each model, and the mean ceiling, in the quarter of voxels that training runs call most reliable.
+
+    The quarter is chosen in each fold from the runs that it trains on: chosen on all runs, it would hold the voxels whose noise
+    in the tested run happens to look like the other runs', and noise alone would score above 0. The ceiling comes from the
+    same training runs; as it also chose the voxels, it is a little too high.
+
+    Returns
+    -------
+    tuple
+        (model,) mean over folds and voxels of the quarter; mean ceiling of a single block there.
+    """
+    rows, each = _rows_of_runs(responses), scores.data["r"].values  # (run, category), (model, fold, voxel)
+    tested = scores.data["test_fold"].values[rows]  # (run, category)
+    found, ceilings = [], []
+    for fold in range(each.shape[1]):
+        train = (tested != fold).all(axis=1)
+        ceiling = noise_ceiling(responses.values[rows[train]], averaged=1)
+        reliable = ceiling >= np.nanquantile(ceiling, 0.75)
+        found.append(np.nanmean(each[:, fold, reliable], axis=1))
+        ceilings.append(ceiling[reliable].mean())
+    return np.mean(found, axis=0), float(np.mean(ceilings))
+
+
+def table_of(scores: tb.Encoding, responses: tb.BrainResponses, config: Config) -> pd.DataFrame:
     """Return one row a model: mean r over voxels, its interval over runs, the ceiling, and how many voxels follow the model."""
     table = scores.summary().rename(columns={"layer": "model"})
     each = scores.data["r"].values  # (model, run, voxel)
     draws = bootstrap_subjects(np.nanmean(each, axis=2).T, n_bootstrap=max(config.n_bootstrap, 1), seed=config.seed)
     table["low"], table["high"] = percentile_interval(draws) if config.n_bootstrap else (np.nan, np.nan)
-    r, ceiling = each.mean(axis=1), scores.data["ceiling"].values
+    r = each.mean(axis=1)
     table["median_r"] = np.nanmedian(r, axis=1)
     table["best_voxel_r"] = np.nanmax(r, axis=1)
     table["share_of_voxels_at_q_05"] = (scores.data["q"].values < 0.05).mean(axis=1)
-    reliable = ceiling >= np.nanquantile(ceiling, 0.75)  # chosen by reliability, not by a score
-    table["r_in_most_reliable_quarter"] = np.nanmean(r[:, reliable], axis=1)
-    table["ceiling_there"] = ceiling[reliable].mean()
+    table["r_in_most_reliable_quarter"], table["ceiling_there"] = reliable_quarter(scores, responses)
     return table
 
 

@@ -41,11 +41,16 @@ def test_planted_categories_are_found_and_shuffled_ones_are_not(tmp_path: Path) 
     result = tb.load_result(tmp_path / "encoding_haxby.nc")
     fold = result.data["test_fold"].values
     assert [len(set(fold[i : i + 8])) for i in range(0, 64, 8)] == [1] * 8  # a run is tested at once
+    assert len(set(fold)) == result.data.sizes["fold"] == 8  # and alone
+    assert table.loc[CATEGORY, "r"] < table.loc[CATEGORY, "r_in_most_reliable_quarter"] < 1
+    assert table.loc[CATEGORY, "ceiling_there"] > table.loc[CATEGORY, "ceiling"]
 
 
 def test_noise_follows_no_category(tmp_path: Path) -> None:
-    table = pd.read_csv(run(Config(out=tmp_path, n_permutations=19), lambda _: None, blocks(gain=0.0)))
-    assert (table["r"].abs() < 0.12).all()
+    noise = blocks(gain=0.0, n_voxels=400)
+    table = pd.read_csv(run(Config(out=tmp_path, n_permutations=19), lambda _: None, noise)).set_index("model")
+    assert (table["r"].abs() < 0.05).all()
+    assert (table["r_in_most_reliable_quarter"].abs() < 0.1).all()
 
 
 def test_models_say_what_a_category_says() -> None:
@@ -74,7 +79,8 @@ def test_the_real_slice(real_data: Path, tmp_path: Path) -> None:
         "model"
     )
     assert table.loc[CATEGORY, "r"] == pytest.approx(0.237, abs=0.01)
-    assert table.loc[CATEGORY, "p"] == pytest.approx(0.01)
-    assert table.loc[CATEGORY, "r_in_most_reliable_quarter"] > 0.55
+    assert table.loc[CATEGORY, "p"] <= 0.05  # of 96 shifts only the true order scores as high, here drawn 3 times in 99
+    assert table.loc[CATEGORY, "r_in_most_reliable_quarter"] == pytest.approx(0.561, abs=0.01)
+    assert table.loc[CATEGORY, "ceiling_there"] == pytest.approx(0.641, abs=0.01)
     assert abs(table.loc[SHUFFLED, "r"]) < 0.06
     assert table.loc["animate", "r"] < table.loc[CATEGORY, "r"]

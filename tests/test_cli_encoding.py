@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_models import start
 
@@ -157,9 +158,58 @@ def test_options_reach_the_result(here):
         assert {key: kept[key] for key in wanted} == wanted
 
 
+def saved_responses() -> tb.BrainResponses:
+    """The table's responses as a file, with a stimulus column of passages of four stimuli each."""
+    made = tb.load_responses("my.csv")
+    passages = ("stimulus", [f"p{i // 4}" for i in range(40)])
+    holes = ("stimulus", np.where(np.arange(40) == 7, np.nan, np.arange(40) // 4))
+    with_passages = tb.BrainResponses(made.data.assign_coords(passage=passages, holes=holes))
+    with_passages.save("brain.nc")
+    return with_passages
+
+
+@pytest.mark.parametrize("more", [[], ["--voxel-chunk", "1"]])
+def test_a_stimulus_column_of_loaded_responses_can_be_the_group(here, more):
+    made = saved_responses()
+    folder = ["--out", "out", *FAST, *more]
+    assert main(["encode", "--model", "made_models:one", "--data", "brain.nc", "--group", "passage", *folder]) == 0
+    found = tb.Encoding.load(here / "out" / "encoding_one_brain.nc")
+    assert main(["encode", "--model", "made_models:one", "--data", "brain.nc", *folder]) == 0
+    apart = tb.Encoding.load(here / "out" / "encoding_one_brain.nc")
+    grouped = tb.BrainResponses(made.data.assign_coords(group=made.data["passage"]))
+    acts = tb.extract(tb.load_model("made_models:one"), made.stimuli)
+    options = {"n_permutations": 8, "n_bootstrap": 12, "n_folds": 3, "inner_folds": 3}
+    expected = tb.encode(acts, grouped, **options)
+    n_groups = [one.provenance["encoding"]["n_groups"] for one in (found, expected, apart)]
+    assert n_groups[0] == n_groups[1] < n_groups[2]
+    assert np.allclose(found.data["r"], expected.data["r"], atol=1e-12, rtol=0, equal_nan=True)
+    assert not np.allclose(found.data["r"], apart.data["r"], equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        (["--group", "pasage"], "unknown stimulus column 'pasage'. Did you mean 'passage'?"),
+        (["--group", "stimulus"], "unknown stimulus column 'stimulus'"),
+        (["--group", "holes"], "1 of 40 stimuli have no value there, the first of them 'i7'"),
+        (["--text", "sentence"], "--text 'sentence' names a column of a table"),
+    ],
+)
+def test_columns_that_loaded_responses_cannot_give_are_told(here, capsys, options, told):
+    saved_responses()
+    assert main(["encode", "--model", "made_models:never", "--data", "brain.nc", *options, *FAST]) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--roi", ",,"], "--roi ',,' names nothing"),
+        (["--subject", ""], "--subject '' names nothing"),
+        (["--layers", ","], "--layers ',' names nothing"),
+        (["--scheduler", "local:0", "--dry-run"], "expected a number of processes"),
         (["--workers", "0"], "n_workers must be 1 or more, got 0"),
         (["--voxel-chunk", "0"], "voxel_chunk must be 1 or more, got 0"),
         (["--voxel-chunk", "0", "--dry-run"], "voxel_chunk must be 1 or more, got 0"),

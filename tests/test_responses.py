@@ -204,7 +204,8 @@ def test_infinite_responses_in_a_table_are_named(table):
 @pytest.mark.parametrize("name", ["bold.nii", "bold.nii.gz", "BOLD.NII.GZ", "lh.thickness.mgz", "lh.func.gii"])
 def test_a_brain_image_is_told_from_a_table(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b")
-    with pytest.raises(DataFileError, match="brain image; a table was expected"):
+    call = "load_responses" if "bold" in name.lower() else "responses_from_surface"
+    with pytest.raises(DataFileError, match=rf"brain image; a table was expected.* needs stimuli=.*{call}\(.*{name}'"):
         BrainResponses.from_table(tmp_path / name)
 
 
@@ -265,3 +266,40 @@ def test_a_parquet_table_is_read(table, tmp_path):
     assert np.array_equal(responses.values, VALUES[:, :2])  # to the last bit, unlike a table of digits
     assert responses.data["ceiling"].values.tolist() == [0.5, 0.5]
     assert responses.design == "timeseries"
+
+
+def test_columns_named_by_numbers_are_read(stimuli):
+    frame = pd.DataFrame({"sentence": ["a", "b", "c"], 1: [1.0, 2.0, 3.0], 2: [4.0, 5.0, 6.0]})
+    brain = BrainResponses.from_table(frame)
+    assert brain.rois == ["1", "2"]
+    assert brain.values.tolist() == [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]
+    assert BrainResponses.from_table(frame, rois=[2]).rois == ["2"]
+    with pytest.raises(InputError, match="several columns of one name: 1"):
+        BrainResponses.from_table(frame.assign(**{"1": 0.0}))
+    with pytest.raises(InputError, match="rois is 3: expected a list of columns"):
+        BrainResponses.from_table(frame, rois=3)
+
+
+@pytest.mark.parametrize("column", ["group", "stimulus"])
+@pytest.mark.parametrize("blank", [None, np.nan, " "])
+def test_a_row_without_a_label_is_named(column, blank):
+    frame = pd.DataFrame({"sentence": ["a", "b", "c"], "label": ["p", "q", blank], "IFG": [1.0, 2.0, 3.0]})
+    with pytest.raises(InputError, match=rf"row 2 of the table has no label in column 'label' \({column}\)"):
+        BrainResponses.from_table(frame, **{column: "label"})
+
+
+def test_what_is_no_real_number_is_refused(stimuli):
+    n = len(stimuli)
+    with pytest.raises(InputError, match="responses are an array of complex128"):
+        BrainResponses.from_arrays(np.zeros((n, 2), dtype=complex), stimuli)
+    with pytest.raises(InputError, match="responses are an array of <U1"):
+        BrainResponses.from_arrays(np.full((n, 2), "a"), stimuli)
+    with pytest.raises(InputError, match=r"responses holds '0\.5': expected real numbers"):
+        BrainResponses.from_arrays(np.full((n, 2), "0.5", dtype=object), stimuli)
+    with pytest.raises(InputError, match="ceiling holds 'high': expected real numbers"):
+        BrainResponses.from_arrays(np.zeros((n, 2)), stimuli, ceiling=["high", "low"])
+    frame = pd.DataFrame({"sentence": ["a", "b"], "IFG": [1 + 1j, 2j]})
+    with pytest.raises(InputError, match="column 'IFG' of the table holds complex numbers"):
+        BrainResponses.from_table(frame)
+    with pytest.raises(InputError, match="ceilings holds 'x': expected real numbers"):
+        BrainResponses.from_table(frame.assign(IFG=1.0), ceilings={"IFG": "x"})

@@ -93,6 +93,22 @@ def test_longer_strides_keep_the_context_they_promise():
     assert len(word_windows(model, WORDS[:5])) == 1
 
 
+@pytest.mark.parametrize("stride", [44, 47, 48])
+def test_no_word_but_the_first_is_read_without_context(stride):
+    model = small_gpt(context=48)
+    words = WORDS * 3
+    windows = word_windows(model, words, stride_tokens=stride)
+    assert [w.first for w in windows] == [0, *[w.stop for w in windows[:-1]]]
+    assert windows[-1].stop == len(words)
+    assert all(window.start < window.first for window in windows[1:])
+    assert all(len(window.text(words)) <= 48 for window in windows)
+    bits = word_surprisal(model, words, stride_tokens=stride)
+    assert np.isfinite(bits[1:]).all()
+    with pytest.raises(InputError, match=r"word 1 \('b{24}'\) and the one before it have more than the 48 tokens"):
+        word_windows(model, ["a" * 30, "b" * 24])
+    assert len(word_windows(model, ["a" * 23, "b" * 24])) == 1
+
+
 def test_batches_do_not_change_surprisal(monkeypatch):
     model = small_gpt()
     words = WORDS * 3

@@ -93,6 +93,51 @@ def test_each_run_has_a_clock_of_its_own():
         words_to_volumes(words, brain)
 
 
+def with_column(activations, **columns):
+    table = {"onset_s": activations.data["onset_s"].values, **columns}
+    words = tb.StimulusSet(["w"] * activations.data.sizes["stimulus"], table)
+    return tb.Activations.from_arrays({k: activations.values(k) for k in activations.layers}, words)
+
+
+def test_runs_that_only_one_side_has_are_named():
+    runs = ["run-1"] * 40 + ["run-2"] * 40
+    halves = with_column(heard(n_words=200), run=["run-1"] * 100 + ["run-2"] * 100)
+    with pytest.raises(
+        InputError, match=r"the words have 2 runs, each with its own clock, but the responses have no column"
+    ):
+        words_to_volumes(halves, recording())
+    with pytest.raises(
+        InputError, match=r"run\(s\) 'run-2' of the words are not among .*'run-1'\. Did you mean 'run-1'"
+    ):
+        words_to_volumes(halves, recording(runs=["run-1"] * 80))
+    misspelt = with_column(heard(n_words=200), run=["run-1"] * 100 + ["run2"] * 100)
+    with pytest.raises(InputError, match=r"'run2' of the words .*'run-1', 'run-2'\. Did you mean 'run-2'"):
+        words_to_volumes(misspelt, recording(runs=runs))
+    one = with_column(heard(n_words=200), run=["run-1"] * 200)
+    with pytest.raises(InputError, match=r"'run-2' of the responses are not among the runs of the words: 'run-1'"):
+        words_to_volumes(one, recording(runs=runs))
+    plain = words_to_volumes(heard(n_words=200), recording()).values("layer0")
+    np.testing.assert_array_equal(words_to_volumes(one, recording()).values("layer0"), plain)  # one run needs no name
+
+
+def test_words_outside_all_volumes_are_counted_and_many_are_told(recwarn):
+    words, brain = heard(n_words=300, start=-10.0), recording(n_volumes=80)
+    onset = words.data["onset_s"].values
+    n_before = int((onset < 0).sum())
+    assert 0 < n_before < 30
+    step = words_to_volumes(words, brain).provenance["time_series"][0]
+    assert (step["n_words"], step["n_words_outside"]) == (300, n_before)
+    reached = words_to_volumes(words, brain, delays=range(6)).provenance["time_series"][0]
+    assert reached["n_words_outside"] == 0  # they come 5 volumes later
+    assert not recwarn.list
+    short = recording(n_volumes=40)
+    n_late = int(((onset < 0) | (onset >= 80)).sum())
+    with pytest.warns(UserWarning, match=rf"{n_late} of 300 words lie in no volume and are left out: .*80 s"):
+        words_to_volumes(words, short)
+    with pytest.warns(UserWarning, match="in no volume at any delay"):
+        words_to_volumes(words, short, delays=[0, 1])
+
+
 def test_delayed_copies_keep_layers_and_lose_sheets():
     volumes = words_to_volumes(heard(), recording())
     delayed = with_delays(volumes, [0, 3, -1])
@@ -117,9 +162,27 @@ def test_a_haemodynamic_response_keeps_units_and_sheets():
     volumes = words_to_volumes(heard(), recording(tr_s=2.0))
     found = with_hrf(volumes, model="glover")
     expected = convolve_hrf(volumes.values("layer0"), 2.0, model="glover")
+    assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(found.values("layer0"), expected, atol=1e-5)
     assert found.sheet("layer0").to_dict() == volumes.sheet("layer0").to_dict()
     assert found.provenance["time_series"][-1]["tr_s"] == 2.0
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_haemodynamic_response_does_not_reach_into_the_next_run(given):
+    rng = np.random.default_rng(3)
+    lengths, runs = (30, 50), np.repeat(["a", "b"], (30, 50))
+    values = rng.normal(size=(80, 2))
+
+    def volumes(rows, **columns):
+        table = {"time_s": TR * np.arange(len(rows)), **columns}
+        return tb.Activations.from_arrays({"h": rows}, tb.StimulusSet(["v"] * len(rows), table))
+
+    told = {"runs": runs} if given else {}
+    found = with_hrf(volumes(values, **({} if given else {"run": runs.tolist()})), tr_s=TR, **told)
+    alone = [with_hrf(volumes(part), tr_s=TR).values("h") for part in np.split(values, [lengths[0]])]
+    np.testing.assert_array_equal(found.values("h"), np.concatenate(alone))
+    assert np.abs(found.values("h") - with_hrf(volumes(values), tr_s=TR).values("h"))[30:].max() > 0.1
 
 
 def test_saved_volumes_are_read_back(tmp_path):
@@ -148,7 +211,8 @@ def test_encode_finds_a_planted_delay_and_loses_it_at_a_wrong_onset():
         return tb.encode(volumes, brain, layers=layer, n_bootstrap=0, n_folds=4).data["r"].mean().item()
 
     assert score() == pytest.approx(3 / np.sqrt(10), abs=0.06)  # the correlation of signal with signal and noise
-    assert abs(score(times=words.data["onset_s"].values + 60)) < 0.15
+    with pytest.warns(UserWarning, match="of 900 words lie in no volume at any delay"):
+        assert abs(score(times=words.data["onset_s"].values + 60)) < 0.15
     assert abs(score("layer1")) < 0.15
 
 
@@ -160,6 +224,10 @@ def test_wrong_clocks_and_missing_times_are_named():
         words_to_volumes(words, brain, times=np.zeros(3))
     with pytest.raises(UnknownNameError, match=r"time column of the activations 'onset'. Did you mean 'onset_s'"):
         words_to_volumes(words, brain, times="onset")
+    with pytest.raises(InputError, match=r"column 'text' of the activations holds text, .*Columns of numbers: onset_s"):
+        words_to_volumes(words, brain, times="text")
+    with pytest.raises(InputError, match="times are seconds, one number a word; got values of type <U"):
+        words_to_volumes(words, brain, times=np.array(["soon"] * 300))
     times = words.data["onset_s"].values.copy()
     times[7] = np.nan
     with pytest.raises(InputError, match="word 'w7' has no time"):

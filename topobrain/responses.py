@@ -80,6 +80,10 @@ class BrainResponses(Result):
             Shapes do not fit, a value is infinite (its stimulus and voxel are named), or a ceiling is no correlation.
         """
         values = np.asarray(values)
+        if values.dtype.kind not in "fiubO":
+            raise InputError(f"responses are an array of {values.dtype}: expected real numbers (stimulus, voxel)")
+        if values.dtype == object:
+            values = real_numbers("responses", values)
         if values.dtype not in (np.float32, np.float64):
             values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
         require_choice("design", design, ("events", "timeseries"))
@@ -101,7 +105,8 @@ class BrainResponses(Result):
                 raise InputError(f"{name} has {array.shape} labels for {n_voxels} voxels: expected one each")
             return array.astype(object) if array.dtype.kind in "US" else array
 
-        ceilings = one_each("ceiling", np.nan if ceiling is None else ceiling).astype(float)
+        numbers = real_numbers("ceiling", np.nan if ceiling is None else ceiling)
+        ceilings = one_each("ceiling", numbers if numbers.ndim else float(numbers))
         if (ceilings < 0).any() or (ceilings > 1).any():
             raise InputError("a noise ceiling is a correlation from 0 to 1 (NaN where unknown)")
         data = xr.Dataset(
@@ -163,8 +168,10 @@ class BrainResponses(Result):
 
         frame = table if isinstance(table, pd.DataFrame) else read_table(table)
         where = "the table" if isinstance(table, pd.DataFrame) else str(table)
+        frame = named_columns(frame, where)
 
-        def need(name: str) -> str:
+        def need(given: Any) -> str:
+            name = str(given)
             if name not in frame.columns:
                 close = near(name, frame.columns)
                 guess = f" Did you mean {close[0]!r}?" if close else ""
@@ -182,6 +189,8 @@ class BrainResponses(Result):
             and not pd.api.types.is_bool_dtype(frame[c])
             and not str(c).startswith("Unnamed")  # a row index that pandas wrote along
         ]
+        if rois is not None and (isinstance(rois, str) or not hasattr(rois, "__iter__")):
+            raise InputError(f"rois is {rois!r}: expected a list of columns")
         columns = [need(roi) for roi in rois] if rois is not None else numeric
         if not columns:
             raise InputError(
@@ -190,9 +199,11 @@ class BrainResponses(Result):
         for column in columns:
             if not pd.api.types.is_numeric_dtype(frame[column]):
                 raise InputError(f"column {column!r} of {where} is not numeric")
-        fields: dict[str, Any] = {"group": frame[group].astype(str).to_numpy()} if group else {}
+            if frame[column].dtype.kind == "c":
+                raise InputError(f"column {column!r} of {where} holds complex numbers: expected real ones")
+        fields: dict[str, Any] = {"group": whole_labels(frame[group], "group", where)} if group else {}
         if label:
-            fields["stimulus"] = frame[label].astype(str).to_numpy()
+            fields["stimulus"] = whole_labels(frame[label], "stimulus", where)
         empty = frame[text].isna() | (frame[text].astype(str).str.strip() == "")
         if empty.any():
             raise InputError(
@@ -206,7 +217,7 @@ class BrainResponses(Result):
                 raise unknown("ROI of ceilings", roi, columns)
         name = "table" if isinstance(table, pd.DataFrame) else Path(table).stem
         stimuli = StimulusSet(frame[text].astype(str).tolist(), fields or None, name=name)
-        ceiling = np.array([known.get(column, np.nan) for column in columns])
+        ceiling = real_numbers("ceilings", [known.get(column, np.nan) for column in columns])
         source = {} if isinstance(table, pd.DataFrame) else {"name": name, "file": Path(table).name}
         return cls.from_arrays(
             frame[columns].to_numpy(dtype=float),
@@ -319,6 +330,53 @@ class BrainResponses(Result):
         return pd.DataFrame(rows)
 
 
+def real_numbers(what: str, given: Any) -> np.ndarray:
+    """Return numbers as a float64 array; text, complex numbers and objects are an error that shows the first of them."""
+    array = given if isinstance(given, np.ndarray) else np.asarray(given, dtype=object)
+    if array.dtype.kind in "fiub":
+        return np.asarray(array, dtype=np.float64)
+    try:
+        if array.dtype.kind == "O" and not any(isinstance(x, str | bytes | complex) for x in array.ravel().tolist()):
+            return np.asarray(array.astype(np.float64))
+    except (TypeError, ValueError):
+        pass
+    wrong = next((x for x in array.ravel().tolist() if isinstance(x, complex) or not isinstance(x, int | float)), None)
+    raise InputError(f"{what} holds {wrong!r}: expected real numbers")
+
+
+def named_columns(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return a table whose columns have texts for names; two of one name are an error."""
+    names = [str(name) for name in frame.columns]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{where} has several columns of one name: {listed(twice, 5)}")
+    return frame if names == list(frame.columns) else frame.set_axis(names, axis=1)
+
+
+def whole_labels(column: pd.Series, what: str, where: str) -> np.ndarray:
+    """Return labels as texts; a row without one is named: as the text "nan" all of them would become one label."""
+    absent = (column.isna() | (column.astype(str).str.strip() == "")).to_numpy()
+    if absent.any():
+        raise InputError(
+            f"row {int(absent.argmax())} of {where} has no label in column {str(column.name)!r} ({what}): every stimulus "
+            "needs one"
+        )
+    return np.asarray(column.astype(str), dtype=object)
+
+
+def _call_for(source: Path) -> str:
+    """Return the call that reads a brain image."""
+    if source.name.lower().endswith((".nii", ".nii.gz")):
+        return (
+            f"load_responses({str(source)!r}, stimuli=StimulusSet([...]), mask=...), whose options are those of "
+            "topobrain.brain_files.responses_from_nifti"
+        )
+    return (
+        f"topobrain.brain_files.responses_from_surface({{'left': {str(source)!r}, 'right': ...}}, "
+        "stimuli=StimulusSet([...]))"
+    )
+
+
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a CSV, TSV or Parquet table; say plainly what is wrong with anything else.
 
@@ -333,8 +391,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if any(source.name.lower().endswith(ending) for ending in BRAIN_IMAGES):
         raise DataFileError(
             f"{source} is a brain image; a table was expected (CSV, TSV or Parquet: one row a stimulus, a text column, "
-            "one numeric column an ROI). Images are read with topobrain.brain_files.responses_from_nifti (volumes) or "
-            "responses_from_surface, which need the stimuli too, or described in a responses.toml"
+            f"one numeric column an ROI). An image needs stimuli=, which say what its volumes answer: {_call_for(source)}; or "
+            "describe it in a responses.toml"
         )
     if not source.is_file():
         beside = sorted(p.name for p in source.parent.glob("*.*sv")) if source.parent.is_dir() else []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from topobrain._checks import InputError, unknown
+from topobrain._checks import InputError, listed, near, unknown
 from topobrain.activations import Activations, sheets_attribute, stimuli_fields, stimulus_coords, unit_coords
 from topobrain.responses import BrainResponses
 from topobrain.sheet import Sheet
@@ -26,6 +27,9 @@ RUN = "run"
 
 TIME = "time_s"
 """Stimulus column with the start of each volume, in seconds."""
+
+FEW = 0.1
+"""Part of the words that may lie outside all volumes before a warning says so."""
 
 Steps = list[dict[str, Any]]
 
@@ -49,7 +53,7 @@ def words_to_volumes(
         One row a word (or any other event): a model's activations, surprisal, length.
     responses
         A time series with the column ``time_s``, the start of each volume on the words' clock. Where it has several runs
-        (a column ``run``), the words need that column too and times count within a run.
+        (a column ``run``), the words need that column too, with the same runs, and times count within a run.
     times
         Stimulus column of ``words`` with each word's time in seconds, or an array (word,).
     method
@@ -67,12 +71,19 @@ def words_to_volumes(
     Returns
     -------
     Activations
-        Stimuli, texts and columns of ``responses``; layers of ``words``, their sheets too unless there are delays.
+        Stimuli, texts and columns of ``responses``; layers of ``words``, their sheets too unless there are delays. The
+        history in the provenance counts the words that lie in no volume (``n_words_outside``).
 
     Raises
     ------
     InputError
-        Responses without times, words without runs where there are several, missing times.
+        Responses without times, missing times, times that are text, words without runs where there are several, or runs that
+        only the words or only the responses have.
+
+    Warns
+    -----
+    UserWarning
+        More than a tenth of the words lie in no volume, at none of the delays.
 
     References
     ----------
@@ -81,18 +92,7 @@ def words_to_volumes(
     when = _word_times(words, times)
     starts = _column(responses, TIME)
     step = _volume_length(responses, tr_s)
-    volume_run = _labels(responses, RUN)
-    word_run = _labels(words, RUN)
-    if volume_run is not None and word_run is None:
-        if len(set(volume_run.tolist())) > 1:
-            raise InputError(
-                f"the responses have {len(set(volume_run.tolist()))} runs, each with its own clock, but the words have no column "
-                f"{RUN!r} to say which run they were heard in"
-            )
-        volume_run = None
-    if volume_run is None:
-        volume_run, word_run = np.zeros(len(starts), dtype=object), np.zeros(len(when), dtype=object)
-    assert word_run is not None
+    volume_run, word_run = _matching_runs(words, responses)
     steps = None if delays is None else check_delays(delays)
     weights = []
     for d in steps or [0]:
@@ -114,7 +114,16 @@ def words_to_volumes(
     if not any(weight.nnz for weight in weights):
         raise InputError(
             f"no word lies in a volume: words run from {when.min():g} to {when.max():g} s, volumes from {starts.min():g} to "
-            f"{starts.max() + step:g} s, or their runs have other names; are both on the same clock?"
+            f"{starts.max() + step:g} s; are both on the same clock?"
+        )
+    reached = np.concatenate([weight.tocoo().coords[1] for weight in weights])
+    n_outside = len(when) - len(np.unique(reached))
+    if n_outside > FEW * len(when):
+        warnings.warn(
+            f"{n_outside} of {len(when)} words lie in no volume{' at any delay' if steps else ''} and are left out: words run "
+            f"from {when.min():g} to {when.max():g} s, volumes from {starts.min():g} to {starts.max() + step:g} s; are both "
+            "on the same clock?",
+            stacklevel=2,
         )
 
     def sampled(values: np.ndarray) -> np.ndarray:
@@ -125,6 +134,8 @@ def words_to_volumes(
         "method": method,
         "tr_s": step,
         "times": times if isinstance(times, str) else "given",
+        "n_words": len(when),
+        "n_words_outside": n_outside,
     }
     if method == "lanczos":
         told |= {"window": window, "cutoff_hz": cutoff_hz or 1 / (2 * step)}
@@ -239,8 +250,44 @@ def _joined(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], shape: tuple
     return csr_array((values, (rows, columns)), shape=shape)
 
 
+def _matching_runs(words: Activations, responses: BrainResponses) -> tuple[np.ndarray, np.ndarray]:
+    """Return the run of each volume and of each word, or raise where one has runs that the other has not."""
+    volume_run, word_run = _labels(responses, RUN), _labels(words, RUN)
+    n_volumes, n_words = responses.data.sizes["stimulus"], words.data.sizes["stimulus"]
+    volume_names = [] if volume_run is None else list(dict.fromkeys(volume_run.tolist()))
+    word_names = [] if word_run is None else list(dict.fromkeys(word_run.tolist()))
+    if volume_run is not None and word_run is not None:
+        for what, given, other, known in (
+            ("words", word_names, "responses", volume_names),
+            ("responses", volume_names, "words", word_names),
+        ):
+            missing = [name for name in given if name not in known]
+            if missing:
+                close = near(missing[0], known)
+                guess = f" Did you mean {close[0]!r}?" if close else ""
+                raise InputError(
+                    f"run(s) {listed(map(repr, missing))} of the {what} are not among the runs of the {other}: "
+                    f"{listed(map(repr, known))}.{guess} Leave those runs out of the {what}, or name runs alike"
+                )
+        return volume_run, word_run
+    if len(volume_names) > 1:
+        raise InputError(
+            f"the responses have {len(volume_names)} runs, each with its own clock, but the words have no column {RUN!r} to "
+            "say which run they were heard in"
+        )
+    if len(word_names) > 1:
+        raise InputError(
+            f"the words have {len(word_names)} runs, each with its own clock, but the responses have no column {RUN!r} to say "
+            "which run a volume belongs to"
+        )
+    return np.zeros(n_volumes, dtype=object), np.zeros(n_words, dtype=object)
+
+
 def _word_times(words: Activations, times: str | np.ndarray) -> np.ndarray:
-    when = _column(words, times) if isinstance(times, str) else np.asarray(times, dtype=float)
+    when = _column(words, times) if isinstance(times, str) else np.asarray(times)
+    if when.dtype.kind not in "iuf":
+        raise InputError(f"times are seconds, one number a word; got values of type {when.dtype}")
+    when = when.astype(float)
     n_words = words.data.sizes["stimulus"]
     if when.shape != (n_words,):
         raise InputError(f"times have shape {when.shape}, expected one number for each of {n_words} words")
@@ -259,6 +306,11 @@ def _column(result: Activations | BrainResponses, name: str) -> np.ndarray:
             name,
             [n for n in columns if columns[n].dtype.kind in "iuf"],
             "(in seconds)",
+        )
+    if columns[name].dtype.kind not in "iuf":
+        numbers = [n for n in columns if columns[n].dtype.kind in "iuf"]
+        raise InputError(
+            f"column {name!r} of the {result.kind} holds text, not times in seconds. Columns of numbers: {listed(numbers)}"
         )
     return np.asarray(columns[name].values, dtype=float)
 

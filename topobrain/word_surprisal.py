@@ -63,7 +63,7 @@ def word_windows(
         Tokens a window holds at most, special tokens included (default: all that the model takes).
     stride_tokens
         New tokens a window at most: each word but the first ones has ``context_tokens - stride_tokens`` tokens before it
-        or more. Fewer cost more windows (default: a quarter of the window).
+        or more, and at least one word. Fewer cost more windows (default: a quarter of the window).
 
     Returns
     -------
@@ -73,7 +73,8 @@ def word_windows(
     Raises
     ------
     InputError
-        The model reads no text, a word is empty or has white space in it, or is longer than a window.
+        The model reads no text, a word is empty or has white space in it, or is longer than a window, alone or with the one
+        before it.
     """
     encoder = _encoder(model)
     for position, word in enumerate(words):
@@ -98,7 +99,8 @@ def word_windows(
 
     windows, first = [], 0
     while first < len(words):
-        room = (limit if first == 0 else stride + special) - special
+        # A new word never stands at the start of a later window: the word before it comes along, however long the stride.
+        room = limit - special if first == 0 else min(stride, limit - special - int(counts[first - 1]))
         stop = first + 1
         while stop < len(words) and counts[first : stop + 1].sum() <= room:
             stop += 1
@@ -108,13 +110,20 @@ def word_windows(
             used += int(counts[start])
         while start > 0 and n_tokens(start - 1, stop) <= limit:
             start -= 1
+        latest = max(first - 1, 0)
+        start = min(start, latest)
         while n_tokens(start, stop) > limit:  # the first word of a text may have other tokens than inside one
-            if start < first:
+            if start < latest:
                 start += 1
             elif stop > first + 1:
                 stop -= 1
-            else:
+            elif first == 0 or n_tokens(first, stop) > limit:
                 raise InputError(f"word {first} ({words[first]!r}) alone has more than the {limit} tokens of a window")
+            else:
+                raise InputError(
+                    f"word {first} ({words[first]!r}) and the one before it have more than the {limit} tokens of a window, so "
+                    "it would be read without context: use a larger context_tokens"
+                )
         windows.append(WordWindow(start, first, stop))
         first = stop
     return windows

@@ -223,3 +223,62 @@ def test_parquet_and_assembly_agree(brain, tmp_path: Path) -> None:
     again = read_assembly(write_assembly(table, tmp_path / "assy.nc"))
     np.testing.assert_array_equal(again.values, table.values)
     assert table.values.dtype == np.float64
+
+
+def test_the_design_is_the_arguments_else_the_files(brain, tmp_path: Path) -> None:
+    path = write_assembly(brain, tmp_path / "events.nc")
+    assert read_assembly(path).design == "events"
+    assert read_assembly(path, design="timeseries").design == "timeseries"
+    course = BrainResponses.from_arrays(brain.values, brain.stimuli, design="timeseries")
+    path = write_assembly(course, tmp_path / "series.nc")
+    assert read_assembly(path).design == "timeseries"
+    assert read_assembly(path, design="events").design == "events"
+
+
+def test_columns_that_repeat_the_text_are_kept(tmp_path: Path) -> None:
+    texts = ["face", "house", "cat"]
+    table = {"category": texts, "word": texts, "sentence": ["x", "y", "z"], "stimulus_id": [7, 8, 9]}
+    source = BrainResponses.from_arrays(np.eye(3), StimulusSet(texts, {"stimulus": ["b1", "b2", "b3"], **table}))
+    again = read_assembly(write_assembly(source, tmp_path / "assy.nc"))
+    assert again.labels("text").tolist() == texts
+    assert again.labels("stimulus").tolist() == ["b1", "b2", "b3"]
+    for name in ("category", "word", "sentence"):
+        assert again.labels(name).tolist() == table[name]
+
+
+def test_values_and_ceilings_that_are_no_numbers_are_named(brain, tmp_path: Path) -> None:
+    array = xr.open_dataarray(write_assembly(brain, tmp_path / "assy.nc"), engine="h5netcdf").load()
+    text = xr.DataArray(np.full(array.shape, "high", dtype=object), coords=array.coords, dims=array.dims, name="data")
+    text.to_netcdf(tmp_path / "text.nc", engine="h5netcdf")
+    with pytest.raises(
+        InputError, match=r"text\.nc: array 'data' holds .*\(high, high, high, \.\.\.\): expected real numbers"
+    ):
+        read_assembly(tmp_path / "text.nc")
+    array["ceiling"] = ("neuroid", np.array(["0.5", "low", "0.5", "0.5"], dtype=object))
+    array.to_netcdf(tmp_path / "ceiling.nc", engine="h5netcdf")
+    with pytest.raises(InputError, match=r"coordinate 'ceiling' of .*ceiling\.nc holds '0\.5': expected real numbers"):
+        read_assembly(tmp_path / "ceiling.nc")
+
+
+def test_axes_without_labels_are_explained(brain, tmp_path: Path) -> None:
+    array = xr.open_dataarray(write_assembly(brain, tmp_path / "assy.nc"), engine="h5netcdf").load()
+    bare = array.drop_vars([name for name, c in array.coords.items() if c.dims == ("neuroid",)])
+    bare.to_netcdf(tmp_path / "bare.nc", engine="h5netcdf")
+    with pytest.raises(
+        InputError, match=r"says nothing about its 4 neuroids: expected coordinates on the axis neuroid"
+    ):
+        read_assembly(tmp_path / "bare.nc")
+    bare = array.drop_vars([name for name, c in array.coords.items() if c.dims == ("presentation",)])
+    bare.to_netcdf(tmp_path / "bare.nc", engine="h5netcdf")
+    with pytest.raises(
+        InputError, match=r"names no stimuli: expected a coordinate 'stimulus_id' on the axis presentation"
+    ):
+        read_assembly(tmp_path / "bare.nc")
+
+
+def test_a_stimulus_has_one_group(tmp_path: Path) -> None:
+    array = pereira_like()
+    passages = array["passage_label"].values.astype(object)
+    flat(array.assign_coords(passage_label=("presentation", ["", *passages[1:]])), tmp_path / "none.nc")
+    with pytest.raises(InputError, match=r"row 0 \(stimulus .*\) has no 'passage_label' \(group\)"):
+        read_assembly(tmp_path / "none.nc", group="passage_label")

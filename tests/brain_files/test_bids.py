@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from topobrain._checks import DataFileError, InputError, UnknownNameError
+from topobrain.activations import Activations
 from topobrain.brain_files import (
     find_bids,
     parse_bids_name,
@@ -18,6 +20,7 @@ from topobrain.brain_files import (
     responses_from_nifti,
 )
 from topobrain.stimuli import StimulusSet
+from topobrain.time_series import words_to_volumes
 
 SHAPE, AFFINE, TR = (4, 5, 3), np.diag([3.0, 3, 3, 1]), 2.0
 MNI = "MNI152NLin2009cAsym"
@@ -57,7 +60,7 @@ def derivatives(tmp_path: Path) -> Path:
         base = f"sub-01_task-story_run-{run}"
         space = f"{base}_space-{MNI}"
         nibabel.save(nibabel.Nifti1Image(bold(run), AFFINE), func / f"{space}_desc-preproc_bold.nii.gz")
-        sidecar = {"RepetitionTime": TR, "StartTime": 0.5, "SliceTimingCorrected": True}
+        sidecar = {"RepetitionTime": TR, "StartTime": 1.0, "SliceTimingCorrected": True}
         (func / f"{space}_desc-preproc_bold.json").write_text(json.dumps(sidecar))
         nibabel.save(
             nibabel.Nifti1Image(brain_mask(run).astype(np.int8), AFFINE), func / f"{space}_desc-brain_mask.nii.gz"
@@ -182,8 +185,8 @@ def test_runs_follow_each_other_with_confounds_regressed_out(derivatives: Path) 
     assert brain.design == "timeseries"
     assert brain.subjects == ["sub-01"]
     assert brain.stimuli.column("group").tolist() == ["run-1"] * 12 + ["run-2"] * 10
-    assert brain.data["time_s"].values[:3].tolist() == [0.5, 2.5, 4.5]
-    assert brain.data["time_s"].values[12] == 0.5
+    assert brain.data["time_s"].values[:3].tolist() == [0.0, 2.0, 4.0]  # StartTime, 1 s, is the middle
+    assert brain.data["time_s"].values[12] == 0
     assert brain.provenance["confounds"] == ["trans_x", "trans_y"]
     assert brain.provenance["tr_s"] == TR
     assert brain.data.attrs["space"] == MNI
@@ -203,10 +206,35 @@ def test_nothing_is_done_to_the_values_unless_asked(derivatives: Path) -> None:
 
 def test_a_volume_says_what_begins_in_it(derivatives: Path, raw: Path) -> None:
     brain = responses_from_bids(derivatives, subject="01", task="story", space=MNI, events=raw, text="word", runs=["1"])
-    # Volumes begin at 0.5, 2.5, 4.5, 6.5 s.
-    assert brain.labels("text")[:4].tolist() == ["once1 upon", "(nothing)", "(nothing)", "time"]
+    # Volumes begin at 0, 2, 4, 6 s.
+    assert brain.labels("text")[:4].tolist() == ["once1", "upon", "(nothing)", "time"]
     with pytest.raises(InputError, match=r"has no column 'words'. Did you mean 'word'"):
         responses_from_bids(derivatives, subject="01", task="story", space=MNI, events=raw, text="words")
+
+
+@pytest.mark.parametrize(("start_time", "first"), [(None, 0.0), (0, 0.0), (0.9, -0.1), (1.0, 0.0), (7.0, 6.0)])
+def test_texts_and_features_of_a_volume_agree(
+    derivatives: Path, raw: Path, start_time: float | None, first: float
+) -> None:
+    for run in LENGTHS:
+        sidecar = derivatives / "sub-01" / "func" / f"sub-01_task-story_run-{run}_space-{MNI}_desc-preproc_bold.json"
+        fields = {"RepetitionTime": TR} | ({} if start_time is None else {"StartTime": start_time})
+        sidecar.write_text(json.dumps(fields))
+    heard = {"onset": [0.0, 0.1, 1.95, 2.4, 6.0, 6.6, 7.99, 8.0, 25.0], "word": list("abcdefghi")}
+    for run in LENGTHS:
+        table = pd.DataFrame(heard).assign(duration=0.2)
+        table.to_csv(raw / "sub-01" / "func" / f"sub-01_task-story_run-{run}_events.tsv", sep="\t", index=False)
+    brain = responses_from_bids(derivatives, subject="01", task="story", space=MNI, events=raw, text="word", runs=["1"])
+    assert brain.data["time_s"].values[:2] == pytest.approx([first, first + TR])
+    words = StimulusSet(heard["word"], {"onset_s": heard["onset"]})
+    one_hot = Activations.from_arrays({"word": np.eye(9)}, words)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the last run begins late, what came before is lost to both
+        volumes = words_to_volumes(one_hot, brain).values("word")
+    for text, row in zip(brain.labels("text"), volumes, strict=True):
+        assert text == (" ".join(np.array(heard["word"])[row > 0]) or "(nothing)")
+    if start_time == 1.0:
+        assert brain.labels("text")[:4].tolist() == ["a b c", "d", "(nothing)", "e f g"]
 
 
 def test_surfaces_of_both_hemispheres_are_read(derivatives: Path) -> None:
@@ -260,3 +288,30 @@ def test_without_a_sidecar_the_image_tells_the_time_between_volumes(derivatives:
     assert brain.provenance["tr_s"] == 1.25
     with pytest.raises(InputError, match=r"the time between volumes of .* is not known: give t_r="):
         responses_from_bids(derivatives, subject="01", task="story", space="fsaverage3")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2]", r"_bold\.json holds a list: expected a JSON object"),
+        ('{"RepetitionTime": "fast"}', r"RepetitionTime of .*_bold\.json is 'fast': expected seconds"),
+        ('{"RepetitionTime": 2, "StartTime": [0]}', r"StartTime of .*_bold\.json is \[0\]: expected seconds"),
+        ('{"RepetitionTime": Infinity}', r"RepetitionTime of .*_bold\.json is inf: expected seconds"),
+    ],
+)
+def test_a_sidecar_that_says_no_time_is_named(derivatives: Path, content: str, message: str) -> None:
+    for sidecar in derivatives.rglob("*_bold.json"):
+        sidecar.write_text(content)
+    with pytest.raises((InputError, DataFileError), match=message):
+        responses_from_bids(derivatives, subject="01", task="story", space="MNI152NLin2009cAsym")
+
+
+def test_times_that_are_no_seconds_are_named(derivatives: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="t_r is 'fast': expected seconds"):
+        responses_from_bids(derivatives, subject="01", task="story", space="MNI152NLin2009cAsym", t_r="fast")
+    path = tmp_path / "sub-01_task-story_events.tsv"
+    path.write_text("onset\tduration\n1\t1\ninf\t1\n")
+    with pytest.raises(InputError, match=r"events\.tsv: onset of row 1 is inf: expected seconds"):
+        read_events(path)
+    with pytest.raises(InputError, match=r"the BIDS folder is \['\.'\]: expected one path"):
+        find_bids(["."])

@@ -176,3 +176,17 @@ def test_people_with_other_stimuli_are_not_joined() -> None:
         side_by_side([first, other])
     with pytest.raises(InputError, match="no responses to put together"):
         side_by_side([])
+
+
+def test_a_row_without_a_group_and_complex_numbers_are_named(frame) -> None:
+    value = next(c for c in frame.columns if pd.api.types.is_float_dtype(frame[c]))
+    kept = {"value": value, "roi": None, "subject": None}
+    short = pd.DataFrame({"sentence": ["a", "b", "c"], value: [1.0, 2.0, 3.0], "run": ["r1", None, "r2"]})
+    with pytest.raises(InputError, match=r"row 1 of the table has no label in column 'run' \(group\)"):
+        responses_from_long_table(short, group="run", **kept)
+    with pytest.raises(InputError, match="holds complex numbers"):
+        responses_from_long_table(short.assign(**{value: [1j, 2j, 3j]}), **kept)
+    with pytest.raises(InputError, match=r"ceiling is \[0\.5\]: expected a number"):
+        responses_from_long_table(short, ceiling=[0.5], **kept)
+    with pytest.raises(InputError, match="ceiling holds 'x': expected real numbers"):
+        responses_from_long_table(short, ceiling={"all": "x"}, **kept)

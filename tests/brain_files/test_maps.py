@@ -183,3 +183,79 @@ def test_an_encoding_is_drawn_where_its_responses_came_from(brain, tmp_path: Pat
     drawn = nibabel.load(path).get_fdata()[i, j, k]
     np.testing.assert_array_equal(drawn, encoding.data["r"].values[0].mean(axis=0))
     assert drawn.min() > 0.95  # the planted weights are found
+
+
+def reversed_voxels(result: Result) -> xr.Dataset:
+    return result.data.isel(voxel=slice(None, None, -1)).assign_coords(voxel=np.arange(result.data.sizes["voxel"]))
+
+
+def test_a_result_is_drawn_at_its_own_places_in_whichever_order(brain, tmp_path: Path) -> None:
+    result = scores(brain)
+    expected = result.data["r"].values[0].mean(axis=0)
+    turned = Scores(reversed_voxels(result))
+    for given, home in ((turned, brain), (result, BrainResponses(reversed_voxels(brain)))):
+        (path,) = save_map(given, tmp_path / "r.nii.gz", like=home, layer="h.0")
+        i, j, k = (brain.data[name].values for name in "ijk")
+        np.testing.assert_array_equal(nibabel.load(path).get_fdata()[i, j, k], expected)
+    # Without places of its own a result, like an array, has the voxels of like in their order.
+    bare = Scores(result.data.drop_vars(["i", "j", "k"]))
+    (path,) = save_map(bare, tmp_path / "r.nii.gz", like=brain, layer="h.0")
+    np.testing.assert_array_equal(nibabel.load(path).get_fdata()[i, j, k], expected)
+
+
+def test_a_surface_result_is_drawn_at_its_own_vertices(surface, tmp_path: Path) -> None:
+    result = scores(surface)
+    straight = save_map(result, tmp_path / "a.mgh", like=surface, layer="h.1")
+    turned = save_map(Scores(reversed_voxels(result)), tmp_path / "b.mgh", like=surface, layer="h.1")
+    for one, other in zip(straight, turned, strict=True):
+        np.testing.assert_array_equal(nibabel.load(one).get_fdata(), nibabel.load(other).get_fdata())
+
+
+def test_subjects_belong_to_the_places_that_are_drawn(brain, tmp_path: Path) -> None:
+    from topobrain.brain_files import side_by_side
+
+    n = brain.data.sizes["voxel"]
+    both = side_by_side([BrainResponses(brain.data.assign_coords(subject=("voxel", [s] * n))) for s in ("s1", "s2")])
+    result = scores(both)
+    expected = result.data["r"].values[0].mean(axis=0)[n:]
+    (path,) = save_map(Scores(reversed_voxels(result)), tmp_path / "r.nii", like=both, layer="h.0", subject="s2")
+    i, j, k = (brain.data[name].values for name in "ijk")
+    np.testing.assert_array_equal(nibabel.load(path).get_fdata()[i, j, k], expected)
+
+
+def test_a_result_of_other_voxels_than_like_is_refused(brain, surface, tmp_path: Path) -> None:
+    result, path = scores(brain), tmp_path / "r.nii.gz"
+    moved = BrainResponses(brain.data.assign_coords(k=("voxel", brain.data["k"].values + 1)))
+    with pytest.raises(InputError, match=r"have different voxels: \d+ of the result's are not in like=, e\.g\. i \d"):
+        save_map(result, path, like=moved, layer="h.0")
+    grid = {k: brain.data.attrs[k] for k in ("affine", "shape")}
+    affine = grid["affine"].copy()
+    affine[3] += 2
+    other = Scores(result.data.assign_attrs({**grid, "affine": affine}))
+    with pytest.raises(InputError, match="lie on different grids: affine is"):
+        save_map(other, path, like=brain, layer="h.0")
+    vertices = {"hemisphere": ("voxel", ["left"] * brain.data.sizes["voxel"])}
+    there = brain.data.drop_vars(["i", "j", "k"]).assign_coords(
+        **vertices, vertex=("voxel", brain.data["voxel"].values)
+    )
+    with pytest.raises(InputError, match="voxels have i, j, k, those of like= hemisphere, vertex"):
+        save_map(result, path, like=BrainResponses(there), layer="h.0")
+
+
+def test_a_voxel_unknown_in_one_fold_is_unknown_in_the_image(brain, tmp_path: Path) -> None:
+    result = scores(brain)
+    result.data["r"].values[0, 1, 2] = np.nan
+    (path,) = save_map(result, tmp_path / "r.nii.gz", like=brain, layer="h.0")
+    i, j, k = (brain.data[name].values for name in "ijk")
+    drawn = nibabel.load(path).get_fdata()[i, j, k]
+    assert np.flatnonzero(np.isnan(drawn)).tolist() == [2]
+
+
+@pytest.mark.parametrize("dtype", [complex, str, object])
+def test_what_is_no_real_number_is_not_drawn(brain, tmp_path: Path, dtype) -> None:
+    with pytest.raises(InputError, match=r"values are an array of .*: expected real numbers"):
+        save_map(brain.values[0].astype(dtype), tmp_path / "r.nii.gz", like=brain)
+    result = scores(brain)
+    result.data["q"] = ("voxel", brain.values[0].astype(dtype))
+    with pytest.raises(InputError, match=r"variable 'q' holds .*: expected real numbers"):
+        save_map(result, tmp_path / "r.nii.gz", like=brain, variable="q")

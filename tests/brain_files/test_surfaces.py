@@ -236,3 +236,35 @@ def test_what_is_missing_or_does_not_fit_is_named(stimuli, sides, tmp_path: Path
     nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2, N)), np.eye(4)), tmp_path / "x.dscalar.nii")
     with pytest.raises(DataFileError, match="no CIFTI-2 file"):
         responses_from_surface(tmp_path / "x.dscalar.nii", stimuli)
+
+
+def test_a_vertex_with_a_missing_value_is_left_out_of_its_mean_in_every_image(stimuli, sides) -> None:
+    rows = sides["left"].copy()
+    rows[:, :6] = np.arange(1.0, 7.0) * np.arange(1, N + 1)[:, None]
+    rows[2, 1] = np.nan
+    rows[0, 4:6] = np.nan
+    names = ["a"] * 4 + ["b"] * 2 + [""] * (rows.shape[1] - 6)
+    brain = responses_from_surface({"left": rows}, stimuli, labels={"left": names}, average=True)
+    assert brain.rois == ["a", "b"]
+    expected = np.arange(1, N + 1) * np.mean([1.0, 3.0, 4.0])
+    np.testing.assert_allclose(brain.values[:, 0], expected, rtol=1e-6)
+    assert np.isnan(brain.values[:, 1]).all()  # no vertex of b has a value in every image
+
+
+def test_means_of_whole_numbers_are_not_rounded(stimuli) -> None:
+    rows = np.tile(np.array([1, 2]), (N, 1))
+    brain = responses_from_surface({"left": rows}, stimuli, labels={"left": ["a", "a"]}, average=True)
+    np.testing.assert_array_equal(brain.values, np.full((N, 1), 1.5))
+
+
+def test_what_is_no_number_or_no_region_is_named(stimuli, sides) -> None:
+    for wrong in (sides["left"].astype(object), sides["left"].astype(str), sides["left"] * 1j):
+        with pytest.raises(
+            InputError, match=r"values of the left hemisphere are an array of (object|<U|complex).*real numbers"
+        ):
+            responses_from_surface({"left": wrong}, stimuli)
+    with pytest.raises(InputError, match=r"a ceiling is given for 'alll', which is no region. Did you mean 'all'"):
+        responses_from_surface(sides, stimuli, ceiling={"alll": 0.5})
+    with pytest.raises(InputError, match="ceiling holds 'x': expected real numbers"):
+        responses_from_surface(sides, stimuli, ceiling={"all": "x"})
+    assert (responses_from_surface(sides, stimuli, ceiling={"all": 0.5}).data["ceiling"].values == 0.5).all()

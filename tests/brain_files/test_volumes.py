@@ -300,3 +300,27 @@ def test_what_was_read_can_be_written_and_read_again(stimuli, data, inside, tmp_
     again = responses_from_nifti(path, stimuli, mask=image(inside))
     np.testing.assert_array_equal(again.values, brain.values)
     np.testing.assert_allclose(again.data.attrs["affine"], brain.data.attrs["affine"], atol=1e-6)
+
+
+def test_a_ceiling_on_another_grid_is_refused(stimuli, data, inside) -> None:
+    ceiling, moved = np.random.default_rng(2).random(SHAPE), AFFINE.copy()
+    moved[0, 3] += 2.0
+    with pytest.raises(
+        InputError, match=r"the ceiling an image in memory .* lies on another grid than the images: .*origin"
+    ):
+        responses_from_nifti(image(data), stimuli, mask=image(inside), ceiling=image(ceiling, moved))
+    with pytest.raises(InputError, match="ceiling holds 'high': expected real numbers"):
+        responses_from_nifti(image(data), stimuli, labels=image(atlas()), ceiling={"7": "high"})
+
+
+@pytest.mark.parametrize("label", [2**31, 2**40, -(2**31)])
+def test_labels_of_more_than_32_bits_are_refused(stimuli, data, label: int) -> None:
+    numbers = np.zeros(SHAPE, dtype=np.int64)
+    numbers[0, 0, 0] = label
+    with pytest.raises(InputError, match=rf"has the label {label}: expected whole numbers below 2\^31"):
+        responses_from_nifti(image(data), stimuli, labels=nibabel.Nifti1Image(numbers, AFFINE, dtype=np.int64))
+
+
+def test_two_maps_of_one_name_are_refused(stimuli, data) -> None:
+    with pytest.raises(InputError, match="names are not unique: IFG name more than one map"):
+        responses_from_nifti(image(data), stimuli, maps=image(data[..., :2]), names=["IFG", "IFG"])

@@ -246,7 +246,8 @@ def test_a_volume_can_be_read_without_a_description(tmp_path: Path) -> None:
     path = tmp_path / "toy" / "sub-01" / "betas.nii.gz"
     brain = data.load_responses(path, stimuli=source.stimuli, mask=tmp_path / "toy" / "mask.nii.gz")
     np.testing.assert_array_equal(brain.values, BETAS[0][MASK].T)
-    with pytest.raises(DataFileError, match=r"is a brain image.*which need the stimuli too"):
+    call = rf"is a brain image.*needs stimuli=.*load_responses\('{re.escape(str(path))}', stimuli=StimulusSet"
+    with pytest.raises(DataFileError, match=call):
         data.load_responses(path)
 
 
@@ -385,3 +386,77 @@ def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         described = manifest(tmp_path / f"toml{n}", text)
         assert read_responses_manifest(described).kind in KINDS
     assert isinstance(data.load_responses(os.fspath(tmp_path / "reading-study")), BrainResponses)
+
+
+def test_a_folder_here_is_found_by_its_bare_name(tmp_path, monkeypatch):
+    folder = tmp_path / "my-reading"
+    folder.mkdir()
+    (folder / "table.csv").write_text("sentence,IFG\n" + "".join(f"text {i},{i % 7}\n" for i in range(12)))
+    (folder / "responses.toml").write_text('[responses]\nkind = "table"\ntitle = "t"\nfiles = "table.csv"\n')
+    monkeypatch.chdir(tmp_path)
+    assert data.load_responses("my-reading").rois == ["IFG"]
+
+
+def test_a_near_name_may_be_a_folder_of_the_store(tmp_path, monkeypatch):
+    (tmp_path / "my-reading").mkdir()
+    (tmp_path / "my-reading" / "responses.toml").write_text("[responses]\n")
+    monkeypatch.setenv("TOPOBRAIN_DATA", str(tmp_path))
+    with pytest.raises(UnknownNameError, match="Did you mean 'my-reading'"):
+        data.load_responses("my-readin")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('kind = "long-table"\nfiles = "t.csv"', r"key 'value' of \[options\] is missing: kind 'long-table' needs it"),
+        ('kind = "bids"\nfiles = "."\nsubject = "01"', r"key 'task' of \[options\] is missing: kind 'bids' needs it"),
+        (
+            'kind = "bids"\nfiles = ["."]\nsubject = "01"\n[options]\ntask = "story"',
+            r"key 'files' of \[responses\] is \['\.'\]: kind 'bids' takes one path",
+        ),
+        (
+            'kind = "table"\nfiles = "t.csv"\nceiling = { rois = { IFG = "x" } }',
+            r"ceiling\.rois\.IFG is 'x', expected a number from 0 to 1",
+        ),
+        (
+            'kind = "nifti"\nfiles = "b.nii"\nceiling = { file = 3 }\n[stimuli]\nfile = "s.csv"',
+            r"ceiling\.file is 3, expected text",
+        ),
+        ('kind = "table"\nfiles = "t.csv"\n[options]\nrois = 3', r"key 'rois' of \[options\] is 3, expected a list"),
+        (
+            'kind = "table"\nfiles = "t.csv"\n[options]\nrois = [3]',
+            r"'rois' of \[options\] is \[3\], expected a list of texts",
+        ),
+    ],
+)
+def test_what_a_reader_cannot_do_without_is_named_with_its_key(tmp_path: Path, text: str, message: str) -> None:
+    pd.DataFrame({"sentence": ["a", "b"], "IFG": [1.0, 2.0]}).to_csv(tmp_path / "t.csv", index=False)
+    path = manifest(tmp_path, f"[responses]\n{text}\n")
+    with pytest.raises(InputError, match=message) as caught:
+        data.load_responses(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["words", "story"])
+def test_repeats_with_several_texts_or_groups_are_refused(tmp_path: Path, column: str) -> None:
+    path = volumes(tmp_path / "toy", ids=["x", "y", "z", "x", "y", "z"])
+    source = tmp_path / "toy" / "stimuli.csv"
+    frame = pd.read_csv(source)
+    frame.loc[4, column] = "another"
+    frame.to_csv(source, index=False)
+    with pytest.raises(
+        InputError,
+        match=rf"stimulus 'y' of .*stimuli\.csv has several values in column '{column}': .*row 1.*'another' \(row 4\)",
+    ):
+        data.load_responses(path)
+
+
+@pytest.mark.parametrize(("column", "key"), [("story", "group"), ("item", "id")])
+def test_a_stimulus_without_a_group_or_identifier_is_named_by_its_row(tmp_path: Path, column: str, key: str) -> None:
+    for folder, file in ((tmp_path / "images", "stimuli.csv"), (tmp_path / "table", "brain.csv")):
+        path = (volumes if folder.name == "images" else table)(folder)
+        frame = pd.read_csv(folder / file)
+        frame.loc[3, column] = np.nan
+        frame.to_csv(folder / file, index=False)
+        with pytest.raises(InputError, match=rf"row 3 of .*{file} has no label in column '{column}'"):
+            data.load_responses(path)

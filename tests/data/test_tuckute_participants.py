@@ -8,7 +8,7 @@ import pytest
 
 import topobrain.data as data
 from topobrain._checks import DataFileError, InputError, UnknownNameError
-from topobrain.data.tuckute2024 import PARTICIPANTS_FILE, ROIS, TRAIN
+from topobrain.data.tuckute2024 import PARTICIPANTS_FILE, ROIS, TRAIN, load_participants
 from topobrain.stats.ceiling import noise_ceiling
 
 PEOPLE = [*TRAIN, "797", "841"]
@@ -112,3 +112,8 @@ def test_the_mean_of_the_data_set_is_unchanged(real_data: Path) -> None:
     brain = data.load_responses("tuckute2024")
     assert brain.values.shape == (1000, 6)
     assert brain.subjects == ["mean of 5"]
+
+
+def test_a_number_alone_is_answered_with_what_is_expected() -> None:
+    with pytest.raises(InputError, match=r"participants is 848: expected 'train', .*\(\[848\]\)"):
+        load_participants(848)

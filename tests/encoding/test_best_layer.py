@@ -76,3 +76,37 @@ def test_family_wise_p_is_never_below_the_single_one():
     assert data["p"].values[1, :3].max() == pytest.approx(1 / 61)
     assert data["p_max"].values[1, :3].max() == pytest.approx(1 / 61)
     assert data["p_max"].values[2].min() > 0.05
+
+
+def test_the_layer_is_chosen_by_shares_of_variance_not_by_errors():
+    rng = np.random.default_rng(0)
+    X = {layer: rng.standard_normal((200, 4)) for layer in "ab"}
+    loud = 100 * (0.3 * X["b"] @ rng.standard_normal((4, 1)) + rng.standard_normal((200, 1)))
+    quiet = X["a"] @ rng.standard_normal((4, 5)) + 0.5 * rng.standard_normal((200, 5))
+    found = encode(*study(X, np.hstack([loud, quiet])), **QUICK)
+    loss = found.data["loss"].values.mean(axis=2)
+    assert (loss[1] < loss[0]).all()  # one loud voxel decides the sum of squares
+    assert found.data["best_layer"].values.tolist() == [["a"]] * 5
+
+
+def test_family_wise_p_of_regions_takes_the_largest_of_layers_and_regions():
+    rng = np.random.default_rng(2)
+    X = {layer: rng.standard_normal((60, 5)) for layer in "abc"}
+    Y = rng.standard_normal((60, 4))
+    found = encode(*study(X, Y, roi=["p", "p", "q", "s"]), n_permutations=200, **QUICK).data
+    null, r = found["region_null"].values.astype(float), found["region_r"].values
+    expected = (1 + (null.max(axis=(0, 1)) >= r[..., None] - 1e-7).sum(axis=-1)) / 201
+    assert found["region_p_max"].values == pytest.approx(expected)
+    for fewer in (null.max(axis=0)[None], null.max(axis=1)[:, None]):  # over layers or over regions alone
+        assert ((1 + (fewer >= r[..., None] - 1e-7).sum(axis=-1)) / 201 < expected).any()
+
+
+def test_no_p_is_smaller_than_the_number_of_shifts_allows():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((24, 4))
+    stimuli = StimulusSet([f"text {i}" for i in range(24)], {"group": np.repeat(range(12), 2)})
+    acts = Activations.from_arrays({"a": X, "b": X + 0.1 * rng.standard_normal((24, 4))}, stimuli)
+    brain = BrainResponses.from_arrays(X[:, :3] + 0.1 * rng.standard_normal((24, 3)), stimuli)
+    found = encode(acts, brain, n_folds=3, n_permutations=999, **QUICK).data
+    for name in ("p", "p_max", "region_p", "region_p_max", "best_p"):
+        assert found[name].values.min() > 0.02, name  # one of 24 shifts is the true order

@@ -178,6 +178,33 @@ def test_across_subjects_scores_on_the_folds_of_an_encoding():
     assert found.data["ceiling"].values[4:] == pytest.approx(scored, abs=1e-6)
 
 
+def test_across_subjects_keeps_the_gap_of_its_design():
+    _, brain = cohort(n=240, n_subjects=2, snr=3.0, design="timeseries")
+    own = BrainResponses(brain.data.isel(voxel=brain.labels("subject") == "s1"))
+    other = Activations.from_arrays({"s0": brain.values[:, :4]}, brain.stimuli)
+    ceilings = {}
+    for gap in (None, 0, 20):
+        found = estimate_ceiling(brain, method="across-subjects", n_folds=4, gap=gap, alphas=[1.0, 100.0])
+        assert found.provenance["noise_ceiling"]["gap"] == (6 if gap is None else gap)
+        ceilings[gap] = found.data["ceiling"].values[4:]
+        scored = encode(other, own, n_folds=4, gap=gap, alphas=[1.0, 100.0], n_bootstrap=0).data["r"].values[0]
+        assert ceilings[gap] == pytest.approx(scored.mean(axis=0), abs=1e-6)
+    assert np.abs(ceilings[0] - ceilings[20]).min() > 1e-5
+    assert np.abs(ceilings[0] - ceilings[None]).min() > 1e-6
+
+
+def test_across_subjects_may_see_a_stimulus_again_where_groups_decide():
+    rng = np.random.default_rng(0)
+    stimuli = StimulusSet([f"picture {i}" for i in range(10)] * 6, {"group": np.repeat(range(6), 10)})
+    brain = BrainResponses.from_arrays(rng.standard_normal((60, 8)), stimuli, subject=np.repeat(["a", "b"], 4))
+    options = {"method": "across-subjects", "folds": "leave-one-out", "alphas": [10.0]}
+    with pytest.raises(InputError, match="one group"):
+        estimate_ceiling(brain, **options)
+    found = estimate_ceiling(brain, allow_duplicates=True, **options)
+    assert found.provenance["noise_ceiling"]["n_folds"] == 6
+    assert found.provenance["noise_ceiling"]["allow_duplicates"] is True
+
+
 def test_a_voxel_that_cannot_be_used_leaves_the_others_alone():
     _, brain = cohort(n=120)
     values = brain.values

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
-from scipy.stats import kstest
+from scipy.stats import kstest, ttest_1samp
 
 from topobrain import stats
 from topobrain._checks import InputError, UnknownNameError
 from topobrain.activations import Activations
 from topobrain.encoding import encode
-from topobrain.encoding.comparison import Comparison, compare, group_scores
+from topobrain.encoding.comparison import Comparison, _bootstrap_p, compare, group_scores
+from topobrain.encoding.parts import PartOptions, drawn_folds
 from topobrain.responses import BrainResponses
 from topobrain.results import load_result
 from topobrain.stats.contrast import fdr_bh
@@ -194,15 +195,115 @@ def test_other_stimuli_and_other_responses_are_refused(two):
 
 
 @pytest.mark.slow
-def test_p_is_about_uniform_where_two_models_are_equally_good():
+def test_p_is_about_uniform_where_two_models_are_equally_good_and_stimuli_are_many():
     p = []
-    for seed in range(50):
-        X, _, brain = study(n=80, n_subjects=1, v=1, seed=1000 * seed)
-        options = {"alphas": [10.0], "n_bootstrap": 100, "seed": seed}
-        pair = [scored(X + 0.5 * white(80, 5, seed=1000 * seed + s), brain, **options) for s in (500, 501)]
+    for seed in range(100):
+        X, _, brain = study(n=300, n_subjects=1, v=1, seed=1000 * seed)
+        options = {"alphas": [10.0], "n_bootstrap": 200, "seed": seed}
+        pair = [scored(X + 0.5 * white(300, 5, seed=1000 * seed + s), brain, **options) for s in (500, 501)]
         p.append(compare(*pair).data["p"].values[0, 0])
-    assert kstest(p, "uniform").pvalue > 0.005
-    assert np.mean(np.array(p) <= 0.05) < 0.14
+    assert kstest(p, "uniform").pvalue > 0.01
+    assert np.mean(np.array(p) <= 0.05) <= 0.1
+    assert np.mean(np.array(p) <= 0.2) == pytest.approx(0.2, abs=0.1)
+
+
+def test_family_wise_p_weighs_each_region_by_its_own_spread():
+    rng = np.random.default_rng(0)
+    draws = rng.standard_normal((2000, 3)) * [1.0, 0.01, 0.01]
+    difference = np.array([0.1, 0.05, 0.0])
+    draws += difference
+    p, p_max = _bootstrap_p(difference, draws)
+    away = np.abs(draws - difference) / draws.std(axis=0)
+    expected = [
+        (1 + (away.max(axis=1) >= size / spread).sum()) / 2001
+        for size, spread in zip(difference, draws.std(axis=0), strict=True)
+    ]
+    assert p_max == pytest.approx(expected)
+    assert p_max[1] == p[1] == 1 / 2001  # five of its own spreads, though far inside the spread of the first region
+    assert p_max[0] > p[0] > 0.5
+
+
+# folds of one group
+
+
+def runs(n_runs, seed=0, n_subjects=1, each=12):
+    X, noise, brain = study(n=each * n_runs, n_subjects=n_subjects, seed=seed)
+    return (
+        X,
+        noise,
+        BrainResponses(
+            brain.data.assign_coords(group=("stimulus", np.repeat(np.arange(n_runs), each))).assign_attrs(
+                brain.data.attrs
+            )
+        ),
+    )
+
+
+def test_with_one_run_a_fold_differences_are_tested_over_folds():
+    X, noise, brain = runs(6)
+    layers = ({"one": X, "two": noise}, {"one": noise, "two": X})
+    a, b = (scored(one, brain, folds="leave-one-out") for one in layers)
+    found = compare(a, b)
+    by_fold = np.stack(
+        [
+            np.stack(
+                [(a.data["r"].values - b.data["r"].values)[i][:, a.labels("roi") == roi].mean(axis=1) for roi in "pq"]
+            )
+            for i in (0, 1)
+        ]
+    )  # (layer, region, fold)
+    for i in (0, 1):
+        for j in (0, 1):
+            interval = ttest_1samp(by_fold[i, j], 0).confidence_interval(0.95)
+            assert found.data["low"].values[i, j] == pytest.approx(interval.low)
+            assert found.data["high"].values[i, j] == pytest.approx(interval.high)
+        test = sign_flip_test(by_fold[i].T)
+        assert found.data["p"].values[i] == pytest.approx(test.p)
+        assert found.data["p_max"].values[i] == pytest.approx(test.p_max)
+    assert found.data["p"].values[:, 0].tolist() == [2 / 64, 2 / 64]  # no fewer with six runs
+    assert found.provenance["comparison"]["interval"] == "95 % t interval over held-out groups"
+    assert found.provenance["comparison"]["test"] == "sign flips over held-out groups"
+    best = compare(a, b, layer="best").data
+    chosen = [
+        np.array([one.data["r"].values[one.layers.index(str(name)), k][one.labels("roi") == "p"].mean()
+                  for k, name in enumerate(one.data["best_layer"].values[:, 0])])
+        for one in (a, b)
+    ]  # fmt: skip
+    interval = ttest_1samp(chosen[0] - chosen[1], 0).confidence_interval(0.95)
+    assert (best["low"].values[0, 0], best["high"].values[0, 0]) == pytest.approx((interval.low, interval.high))
+
+
+@pytest.mark.parametrize(("n_runs", "least"), [(2, 0.5), (3, 0.25)])
+def test_few_runs_give_no_small_p_and_two_no_interval(n_runs, least):
+    X, noise, brain = runs(n_runs, each=30)
+    a, b = (scored(one, brain, folds="leave-one-out", alphas=[10.0]) for one in (X, noise))
+    row = compare(a, b).summary().set_index("roi").loc["p"]
+    assert row["difference"] > 0.2
+    assert row["p"] == least
+    assert np.isfinite([row["low"], row["high"], a.summary()["low"][0]]).all() == (n_runs > 2)
+
+
+def test_intervals_over_five_folds_cover_as_often_as_they_say():
+    options = PartOptions(alphas=(1.0,), n_bootstrap=1000, seed=0)
+    rng = np.random.default_rng(0)
+    r = 0.2 + 0.1 * rng.standard_normal((5, 3000))
+    draws = drawn_folds(r, np.arange(3000), np.ones(3000, bool), 3000, options).mean(axis=0)
+    low, high = np.quantile(draws, [0.025, 0.975], axis=1)
+    assert np.mean((low <= 0.2) & (high >= 0.2)) == pytest.approx(0.95, abs=0.02)
+    assert draws.mean() == pytest.approx(r.mean(), abs=0.01)
+    whole = drawn_folds(r, np.zeros(3000, int), np.ones(3000, bool), 1, options).mean(axis=0)[0] / 3000
+    assert whole == pytest.approx(draws.mean(axis=0))  # voxels add up
+    two = drawn_folds(r[:2], np.arange(3000), np.ones(3000, bool), 3000, options)
+    assert np.isnan(two).all()
+
+
+def test_draws_over_runs_of_two_results_are_paired():
+    X, noise, brain = runs(6)
+    a, b = (scored(one, brain, folds="leave-one-out", n_bootstrap=4000) for one in (X, noise))
+    found = compare(a, b).data
+    draws = (a.data["region_draws"] - b.data["region_draws"]).values[0]
+    width = (found["high"] - found["low"]).values[0]
+    assert np.diff(np.quantile(draws, [0.025, 0.975], axis=1), axis=0)[0] == pytest.approx(width, rel=0.12)
 
 
 # one model over subjects

@@ -573,3 +573,25 @@ def test_layers_are_named_as_in_extract():
     assert encode(acts, brain, layers="all", **QUICK).layers == ["a", "b"]
     with pytest.raises(InputError, match="no layer to score"):
         encode(acts, brain, layers=[], **QUICK)
+
+
+def test_what_is_no_activations_and_no_responses_is_told():
+    acts, brain = pair(*linear(30, v=1))
+    with pytest.raises(InputError, match="activations come first, brain responses second"):
+        encode(brain, acts)
+    with pytest.raises(InputError, match=r"expected Activations, got ndarray: make them with tb\.extract"):
+        encode(np.zeros((30, 2)), brain)
+    with pytest.raises(InputError, match="expected BrainResponses, got ndarray"):
+        encode(acts, np.zeros((30, 2)))
+
+
+def test_small_folds_are_warned_of():
+    with pytest.warns(UserWarning, match="a fold tests 6 stimuli"):
+        encode(*pair(*linear(30, v=1)), **QUICK)
+
+
+def test_the_contiguous_score_stands_beside_that_of_shuffled_folds():
+    acts, brain = pair(*linear(100, v=2))
+    table = encode(acts, brain, folds="shuffled", **{**QUICK, "n_bootstrap": 20}).summary()
+    assert table["r_contiguous"].tolist() == pytest.approx(encode(acts, brain, **QUICK).summary()["r"].tolist())
+    assert "r_contiguous" not in encode(acts, brain, **QUICK).summary()

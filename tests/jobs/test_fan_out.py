@@ -78,7 +78,7 @@ def test_files_are_read_where_they_are_and_other_activations_are_put_into_the_st
     (from_file,) = encode_all([path], brain, store=store, **QUICK)
     assert not list(store.glob("inputs/activations_*"))
     (from_memory,) = encode_all([acts], brain, store=store, **QUICK)
-    assert len(list(store.glob("inputs/activations_*"))) == 1
+    assert len(list(store.glob("inputs/activations_*.nc"))) == 1
     assert differences(from_file, from_memory) == {}
 
 
@@ -139,6 +139,40 @@ def test_a_damaged_part_is_told_and_made_again(tmp_path, count):
     assert differences(first, again) == {}
 
 
+@pytest.mark.parametrize("which", ["activations", "responses"])
+def test_a_damaged_input_in_the_store_heals(tmp_path, which):
+    acts, brain = made_activations(), made_responses()
+    (first,) = encode_all([acts], brain, store=tmp_path, **QUICK)
+    (path,) = tmp_path.glob(f"inputs/{which}_*.nc")
+    whole, values = path.read_bytes(), (acts if which == "activations" else brain).data["value"].values
+    at = whole.index(np.ascontiguousarray(values[:1, :1] if which == "responses" else values[0]).tobytes())
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    for part in tmp_path.glob("parts/*/*.npz"):
+        part.unlink()
+    with pytest.warns(UserWarning, match="was altered or not finished"):
+        (again,) = encode_all([acts], brain, store=tmp_path, **QUICK)
+    assert differences(first, again) == {}
+    encode_all([acts], brain, store=tmp_path, **QUICK)  # whole again: nothing to tell
+
+
+def test_an_input_without_its_hash_is_written_again(tmp_path):
+    acts, brain = made_activations(), made_responses()
+    encode_all([acts], brain, store=tmp_path, **QUICK)
+    (beside,) = tmp_path.glob("inputs/activations_*.nc.sha256")
+    beside.unlink()
+    with pytest.warns(UserWarning, match="not finished"):
+        encode_all([acts], brain, store=tmp_path, **QUICK)
+    assert beside.is_file()
+
+
+def test_parts_are_used_again_under_another_memory_bound(tmp_path, count):
+    acts, brain = made_activations(), made_responses()
+    (first,) = encode_all([acts], brain, store=tmp_path, **QUICK)
+    (again,) = encode_all([acts], brain, store=tmp_path, max_memory="1 GiB", **QUICK)
+    assert len(count) == 4
+    assert differences(first, again) == {}
+
+
 def test_a_part_that_vanished_is_told(tmp_path, monkeypatch):
     import topobrain.jobs.fan_out as fan_out
 
@@ -178,8 +212,40 @@ def test_bad_options_are_told_before_anything_is_written(tmp_path):
     assert not store.exists()
     with pytest.raises(InputError, match="no model was given"):
         encode_all([], brain, store=store)
-    with pytest.raises(InputError, match="voxel_chunk must be 1 or more, got 0"):
-        encode_all([acts], brain, voxel_chunk=0, store=store, **QUICK)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"selection": "gvc"}, "Did you mean 'gcv'"),
+        ({"precision": "float46"}, "Did you mean 'float64'"),
+        ({"n_bootstrap": 2.5}, r"must be whole numbers of 0 or more; got 2\.5"),
+        ({"n_permutations": -1}, "must be 0 or more"),
+        ({"alphas": (-1.0,)}, "alphas must be finite and at least 0"),
+        ({"max_memory": "lots"}, "is no size"),
+        ({"layers": []}, r"layers=\[\] leaves nothing to score"),
+        ({"voxel_chunk": 0}, "voxel_chunk must be 1 or more, got 0"),
+        ({"voxel_chunk": 1.5}, r"voxel_chunk must be a whole number of 1 or more, got 1\.5"),
+        ({"voxel_chunk": True}, "voxel_chunk must be a whole number"),
+        ({"n_workers": "2"}, "n_workers must be a whole number of 1 or more, got '2'"),
+        ({"scheduler": "local:0"}, "expected a number of processes"),
+        ({"scheduler": 3}, "scheduler 3 is no address"),
+        ({"scheduler": "10.0.0.1:8786"}, "is no address"),
+    ],
+)
+def test_a_plan_refuses_what_a_run_refuses(tmp_path, count, options, told, dry_run):
+    for model in (made_activations(), tmp_path / "acts.nc"):
+        if model == tmp_path / "acts.nc":
+            made_activations().save(model)
+        with pytest.raises((InputError, UnknownNameError), match=told):
+            encode_all([model], made_responses(), store=tmp_path / "store", dry_run=dry_run, **{**QUICK, **options})
+    assert count == []
+
+
+def test_a_plan_of_no_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no model was given"):
+        encode_all([], made_responses(), store=tmp_path, dry_run=True)
 
 
 def test_a_file_that_is_no_activations_is_told(tmp_path):

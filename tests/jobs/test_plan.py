@@ -94,6 +94,10 @@ def test_unknown_names_and_impossible_options_are_told():
         encode_all([model], brain, n_folds=1, dry_run=True)
     with pytest.raises(InputError, match="at least"):
         encode_all([model], brain, max_memory="1 kB", dry_run=True, **QUICK)
+    with pytest.raises(UnknownNameError, match="unknown selection 'nope'"):
+        encode_all([model], brain, selection="nope", dry_run=True, **QUICK)
+    with pytest.raises(InputError, match="seed must be whole numbers"):
+        encode_all([model], brain, seed=1.5, dry_run=True, **QUICK)
     with pytest.raises(InputError, match="mask of units needs activations"):
         encode_all([model], brain, units=[True], dry_run=True)
 

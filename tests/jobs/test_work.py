@@ -9,7 +9,7 @@ from stand_ins import stand_in
 
 import topobrain
 from topobrain._checks import DataFileError, InputError
-from topobrain.encoding.parts import encode_part
+from topobrain.encoding.parts import PartOptions, encode_part
 from topobrain.jobs import JobError, PartsStore, run_job, work
 from topobrain.jobs.studies import made_ready, together
 
@@ -190,6 +190,43 @@ def test_the_key_covers_whatever_decides_a_part(monkeypatch):
     assert len(set(one) & set(base)) == 2  # the other subject's voxels are as they were
     monkeypatch.setattr(work, "NUMERICS", work.NUMERICS + 1)
     assert not set(keys()) & set(base)
+
+
+def test_the_key_covers_the_memory_bound_only_where_rounding_may_choose_another_penalty():
+    assert keys(max_memory="1 GiB") == keys(max_memory="2 GiB") == keys()  # auto: float64 where that is cheap
+    for precision in ("mixed", "float32"):
+        bound = keys(precision=precision, max_memory="1 GiB")
+        assert not set(bound) & set(keys(precision=precision))
+        assert bound == keys(precision=precision, max_memory=2**30)
+
+
+@pytest.mark.parametrize("selection", ["kfold", "gcv", "loo"])
+def test_a_memory_bound_moves_no_score_in_float64(selection):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((120, 150)).astype(np.float32)
+    Y = X[:, :30] @ rng.standard_normal((30, 600)) + 8 * rng.standard_normal((120, 600))
+    design = made_ready(
+        made_activations(120), made_responses(120), PartsStore("nowhere"), label="any", voxel_chunk=None, write=False,
+        options=QUICK,
+    ).study.design  # fmt: skip
+    made = {}
+    for bound in (None, 3 * 2**20):
+        options = PartOptions(
+            alphas=tuple(np.logspace(-1, 5, 13)), selection=selection, precision="float64", n_bootstrap=10,
+            max_memory=bound,
+        )  # fmt: skip
+        made[bound] = encode_part(X, Y, design, np.arange(600) % 2, n_regions=2, options=options)
+    whole, bounded = made.values()
+    assert np.array_equal(whole["alpha"], bounded["alpha"])
+    assert np.abs(whole["r"] - bounded["r"]).max() < 1e-12
+    assert np.abs(whole["draws"] - bounded["draws"]).max() < 1e-10  # sums over 300 voxels
+
+
+def test_the_key_covers_the_kind_of_device_and_not_its_number():
+    base = keys()
+    assert keys(device="cpu") == base
+    assert keys(device="cuda:1") == keys(device="cuda:0") == keys(device="cuda")
+    assert not set(keys(device="cuda")) & set(base)
 
 
 def test_the_key_covers_nothing_else():

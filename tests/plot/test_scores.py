@@ -115,6 +115,21 @@ def test_panels_are_named_and_their_legend_is_drawn_once():
     assert len(panels[0].figure.legends) == 1
 
 
+def test_results_of_different_regions_are_told_with_the_region():
+    both = make_encoding(SCORES)
+    one, other = make_encoding({"IFG": SCORES["IFG"]}), make_encoding({"IFG": SCORES["IFG"], "ATL": SCORES["MFG"]})
+    with pytest.raises(InputError, match="different ROIs: 'b' has no 'MFG'"):
+        tb.plot.encoding({"a": both, "b": one})
+    with pytest.raises(InputError, match="different ROIs: 'a' has no 'MFG'"):
+        tb.plot.encoding({"a": one, "b": both})
+    with pytest.raises(InputError, match="different ROIs: 'b' has no 'MFG'"):
+        tb.plot.encoding({"a": both, "b": other})
+    assert plt.get_fignums() == []
+    assert np.allclose(line(tb.plot.encoding({"a": both, "b": other}, roi="IFG"), "b").get_ydata(), SCORES["IFG"])
+    turned = make_encoding(dict(reversed(SCORES.items())))  # another order is no other set
+    assert len(tb.plot.encoding({"a": both, "b": turned})) == 2
+
+
 def test_wrong_input_is_told():
     with pytest.raises(InputError, match="name the ROI"):
         tb.plot.encoding(make_encoding(SCORES), plt.figure().add_subplot())

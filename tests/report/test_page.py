@@ -115,6 +115,21 @@ def test_the_headline_is_the_layer_chosen_inside_the_training_folds(tmp_path):
     assert warnings_of(page) == []
 
 
+def test_given_folds_and_allowed_duplicates_are_told(tmp_path):
+    made = {
+        "m": {"folds": "given"},
+        "n": {"folds": "contiguous", "allow_duplicates": True},
+        "o": {"folds": "contiguous"},
+    }
+    for name, options in made.items():
+        make_encoding(SCORES, name=name, options=options).save(tmp_path / f"encoding_{name}.nc")
+    first, second = warnings_of(page_of(tmp_path))
+    assert "encoding_m.nc" in first
+    assert "Folds were given, not made here" in first
+    assert "encoding_n.nc" in second
+    assert "allow_duplicates was set" in second
+
+
 def test_shuffled_folds_are_told_in_sight_with_the_contiguous_score_beside(tmp_path):
     contiguous = np.array([[0.05, 0.3], [0.011, 0.19]])
     made = make_encoding(SCORES, options={"folds": "shuffled"}, further={"region_r_contiguous": contiguous})

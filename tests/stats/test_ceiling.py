@@ -33,6 +33,13 @@ def test_pure_noise_has_a_low_ceiling_and_no_noise_one():
 
 def test_a_constant_voxel_has_no_ceiling():
     assert np.isnan(stats.noise_ceiling(np.zeros((2, 5, 1)))).all()
+    for value in (0.7, 0.1, 1e8 + 0.1, -0.3):  # means over three repeats are off by rounding
+        flat = np.full((3, 40, 2), value)
+        flat[:, :, 1] += 1e-6 * max(1.0, abs(value)) * np.random.default_rng(0).standard_normal(40)
+        assert np.isnan(stats.noise_ceiling(flat)).tolist() == [True, False]
+        assert stats.noise_ceiling(flat)[1] == pytest.approx(1.0, abs=1e-3)
+        flat[1, :4] = np.nan
+        assert np.isnan(stats.noise_ceiling(flat)).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("shape", [(1, 10, 3), (2, 2, 3), (10, 3)])

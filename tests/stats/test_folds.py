@@ -3,7 +3,7 @@ import pytest
 
 from topobrain import stats
 from topobrain._checks import InputError, UnknownNameError
-from topobrain.stats.folds import check_leaks, given_folds
+from topobrain.stats.folds import check_gap, check_leaks, given_folds
 
 
 def random_groups(seed):
@@ -228,6 +228,11 @@ def test_given_folds_are_pairs_or_numbers():
         ([([0, 1], [])], "fold 0 is empty"),
         ([5], r"fold 0 is no \(train, test\) pair"),
         ([], "one or more"),
+        ([([0.5, 1.7], [2])], r"fold 0 is no .* rows must be whole numbers, got 0\.5, 1\.7"),
+        ([([0, 1], [np.nan])], "whole numbers, got nan"),
+        ([([True, False, True], [1])], r"np\.flatnonzero\(mask\)"),
+        ([(["0", "1"], [2])], "values of type <U1"),
+        ([([0, 1], [2]), ([1, 0, 1, 1], [3])], r"fold 1 names training rows more than once: 1;"),
         (np.array([0, 1]), "number 2 rows, expected 4"),
         (np.array([-1, -1, -1, -1]), "one or more"),
     ],
@@ -235,3 +240,43 @@ def test_given_folds_are_pairs_or_numbers():
 def test_folds_that_cannot_be_used_are_explained(splits, message):
     with pytest.raises(InputError, match=message):
         given_folds(splits, 4)
+
+
+def test_numbers_of_folds_that_are_not_whole_are_refused():
+    for n_folds in (2.5, 5.0, "5", True):
+        for scheme in ("contiguous", "leave-one-out"):
+            with pytest.raises(InputError, match="n_folds must be a whole number, 2 to 10"):
+                stats.make_folds(range(10), n_folds, scheme=scheme)
+    assert len(stats.make_folds(range(10), np.int64(5))) == 5
+    assert given_folds([([0.0, 1.0], [2])], 3).splits[0][0].dtype == np.int64
+
+
+def test_given_folds_that_keep_the_gap_pass():
+    runs = np.repeat(["a", "b"], 20)
+    check_gap(stats.make_folds(range(40), 4, gap=3, runs=runs), 3, runs)
+    check_gap(given_folds([(np.arange(20), np.arange(20, 40))], 40), 6, runs)  # neighbours, but of two runs
+    every_other = given_folds([(np.arange(0, 40, 2), np.arange(1, 40, 2))], 40)
+    check_gap(every_other, 0, runs)
+    check_gap(every_other, 3, np.arange(40))
+    check_gap(every_other, 3, None, positions=10.0 * np.arange(40))
+
+
+def test_given_folds_that_train_within_the_gap_are_named():
+    runs = np.repeat(["a", "b"], 20)
+    folds = given_folds([(np.arange(10, 40), np.arange(5)), (np.r_[0:20, 23:40], [20, 21])], 40)
+    check_gap(folds, 1, runs)
+    with pytest.raises(
+        InputError, match=r"fold 1 trains on 2 row\(s\) within the gap of 3 .*row 23 is 2 from test row 21"
+    ):
+        check_gap(folds, 3, runs)
+    with pytest.raises(
+        InputError, match=r"fold 0 trains on 1 row\(s\) within the gap of 6 .*row 10 is 6 from test row 4"
+    ):
+        check_gap(folds, 6, runs)
+    with pytest.raises(InputError, match=r"fold 1 .*row 19 is 1 from test row 20 of the same run.*gap=0"):
+        check_gap(folds, 1, None)
+    check_gap(folds, 1, None, positions=2 * np.arange(40))
+    with pytest.raises(InputError, match="gap must be 0 or more"):
+        check_gap(folds, -1, runs)
+    with pytest.raises(InputError, match="name row 39, but runs or positions have 10 rows"):
+        check_gap(folds, 1, runs[:10])

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import kstest, permutation_test, ttest_1samp
+from scipy.stats import kstest, permutation_test, t, ttest_1samp
 
 from topobrain._checks import InputError, UnknownNameError
 from topobrain.stats.contrast import fdr_bh
@@ -12,6 +12,7 @@ from topobrain.stats.group_tests import (
     max_statistic_p,
     percentile_interval,
     sign_flip_test,
+    t_interval,
 )
 
 
@@ -176,3 +177,18 @@ def test_max_statistic_p_counts_the_largest_scores():
 def test_impossible_requests_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+# few values
+
+
+def test_the_t_interval_is_that_of_scipy_and_needs_three_values():
+    values = np.random.default_rng(0).standard_normal((6, 3)) + 1
+    low, high = t_interval(values, 0.9)
+    for column in range(3):
+        expected = ttest_1samp(values[:, column], 0).confidence_interval(0.9)
+        assert (low[column], high[column]) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(t_interval(values[:2])).all()
+    assert np.diff(t_interval(np.array([0.0, 1.0, 2.0])))[0] == pytest.approx(2 * t.ppf(0.975, 2) / 3**0.5)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        t_interval(values, 95)

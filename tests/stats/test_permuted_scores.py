@@ -180,6 +180,61 @@ def test_p_of_pure_noise_is_uniform_and_the_family_wise_rate_holds():
     assert (np.array(smallest) <= 0.2).mean() > 0.1
 
 
+def test_p_of_few_shifts_is_no_smaller_than_their_number_allows():
+    p = []
+    for seed in range(60):
+        X, Y = noise(24, 3, seed=seed), noise(24, 4, seed=seed + 1000)
+        folds, alpha = stats.make_folds(range(24), 3), np.full((3, 4), 5.0)
+        observed = slow_scores(X, Y, folds, alpha, [np.arange(24)])[:, 0]
+        found = permuted_scores(
+            X, Y, folds, alpha, np.arange(4), n_regions=4, observed=observed, n_permutations=999, scheme="circular",
+            seed=seed,
+        )  # fmt: skip
+        p.append((1 + found.at_least) / 1000)
+        null = region_means(found.sums, found.n_usable).mean(axis=0)
+        assert np.array_equal((null >= observed.mean(axis=0)[:, None] - 1e-12).sum(axis=1), found.at_least)
+        assert (found.largest >= observed.mean(axis=0).max()).sum() > 15
+    p = np.array(p)
+    assert p.min() > 0.02  # of 24 shifts, one is the true order
+    assert 0.01 < (p <= 0.055).mean() < 0.1
+    assert kstest(p[:, 0], "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("per_fold", [True, False])
+def test_the_true_order_scores_what_was_observed_to_the_last_digit(study, per_fold):
+    X, Y, folds, alpha, roi = study
+    true = slow_scores(X, Y, folds, alpha, [np.arange(100)])[:, 0]
+    orders = resampling.permuted_rows(100, 400, "circular", seed=0)
+    unmoved = (orders[:, 0] == 0).nonzero()[0]
+    assert unmoved.size
+    observed = true if per_fold else true.mean(axis=0)
+    options = {"n_regions": 3, "n_permutations": 400, "scheme": "circular", "tolerance": 0.01}
+    found = permuted_scores(X, Y, folds, alpha, roi, observed=observed, **options)
+    for region in (0, 2):
+        inside = roi == region
+        of_folds = true[:, inside].sum(axis=1)
+        assert found.sums[:, region, unmoved].mean(axis=0) == pytest.approx(of_folds.mean(), rel=1e-12)
+        if per_fold:
+            assert found.sums[:, region, unmoved[0]] == pytest.approx(of_folds, rel=1e-12)
+    assert (found.largest[unmoved] == true.mean(axis=0).max()).all()
+    assert (found.at_least >= unmoved.size).all()
+    plain = permuted_scores(X, Y, folds, alpha, roi, **options)
+    assert np.abs(plain.sums[..., unmoved] - found.sums[..., unmoved]).max() > 1e-9
+    moved = np.setdiff1d(np.arange(400), unmoved)
+    assert np.array_equal(plain.sums[..., moved], found.sums[..., moved])
+
+
+@pytest.mark.parametrize("penalty", [-1.0, np.inf, -np.inf])
+def test_penalties_that_are_none_are_refused(study, penalty):
+    X, Y, folds, alpha, roi = study
+    wrong = alpha.copy()
+    wrong[1, 3] = penalty
+    with pytest.raises(
+        InputError, match=r"penalties must be finite and 0 or more.* 1 of 36 are not, e\.g\. -?(1\.0|inf)"
+    ):
+        permuted_scores(X, Y, folds, wrong, roi, n_regions=3)
+
+
 def test_data_that_predict_themselves_stand_above_every_permutation():
     Y, folds = noise(80, 6), stats.make_folds(range(80), 4)
     alpha = np.full((4, 6), 1e-3)

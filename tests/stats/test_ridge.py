@@ -7,6 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from topobrain import stats
 from topobrain._checks import InputError, UnknownNameError
+from topobrain.stats.ridge import hat_matrices
 
 ALPHAS = np.logspace(-2, 4, 7)
 PRIMAL, DUAL = (60, 8), (40, 90)
@@ -257,6 +258,32 @@ def test_impossible_penalties_are_refused(alphas):
     X, Y = problem(PRIMAL)
     with pytest.raises(InputError, match="alphas must be finite"):
         stats.ridge_cv(X, Y, alphas=alphas)
+
+
+@pytest.mark.parametrize("alphas", [[-1.0], [np.nan], [1.0, np.inf], [], ["low"]])
+def test_operators_at_impossible_penalties_are_refused(alphas):
+    X, _ = problem(PRIMAL)
+    with pytest.raises(InputError, match="alphas must be"):
+        hat_matrices(X[:40], X[40:], alphas)
+
+
+@pytest.mark.parametrize("folds", [None, 2.5, [], True, [(np.arange(40), np.arange(30, 60))]])
+def test_folds_that_cannot_be_used_are_refused(folds):
+    X, Y = problem(PRIMAL)
+    with pytest.raises(InputError, match="fold"):
+        stats.ridge_cv(X, Y, alphas=ALPHAS, folds=folds)
+
+
+@pytest.mark.parametrize("alpha", [1e-10, 1e-13])
+def test_gcv_of_tiny_penalties_does_not_cancel(alpha):
+    X, Y = problem((20, 60))
+    centred = X - X.mean(axis=0)
+    values, vectors = np.linalg.eigh(centred @ centred.T)
+    keep = alpha / (values[1:] + alpha)
+    turned = vectors[:, 1:].T @ (Y - Y.mean(axis=0))
+    expected = 20 * (keep[:, None] ** 2 * turned**2).sum(axis=0) / keep.sum() ** 2
+    fit = stats.ridge_cv(X, Y, alphas=[alpha], selection="gcv", precision="float64")
+    assert np.allclose(fit.loss, expected, rtol=1e-6)
 
 
 def test_arrays_that_do_not_fit_are_refused():

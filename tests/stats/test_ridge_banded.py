@@ -387,6 +387,95 @@ def test_a_seed_gives_the_same_fit_and_leaves_the_global_generator_alone():
 # bad input
 
 
+@pytest.mark.parametrize("sizes", [PRIMAL, DUAL])
+def test_masks_are_read_as_masks(sizes):
+    features, Y = problem(sizes)
+    folds = splits(64)
+
+    def mask(rows, n):
+        return np.isin(np.arange(n), rows)
+
+    masks = {
+        "outer": [(mask(a, 64), mask(b, 64)) for a, b in folds["outer"]],
+        "inner": [
+            [(mask(a, len(train)), mask(b, len(train))) for a, b in inner]
+            for (train, _), inner in zip(folds["outer"], folds["inner"], strict=True)
+        ],
+    }
+    options = {"alphas": ALPHAS, "n_weights": 5}
+    by_row, by_mask = (nested_banded_ridge(features, Y, **given, **options) for given in (folds, masks))
+    assert np.array_equal(by_row.prediction, by_mask.prediction)
+    assert np.array_equal(by_row.alpha, by_mask.alpha)
+    one, two = (banded_ridge_cv(features, Y, folds=given["outer"], **options) for given in (folds, masks))
+    assert np.array_equal(one.loss, two.loss)
+    contiguous = banded_ridge_cv(features, Y, folds=np.int64(4), **options)
+    assert np.array_equal(contiguous.loss, one.loss)
+
+
+ROWS = np.arange(64)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"outer": [], "inner": []}, "at least one"),
+        ({"outer": None}, "outer must be"),
+        ({"inner": None}, "inner must be"),
+        ({"inner": [[]] * 4}, "outer fold 0 has no inner folds"),
+        ({"outer": [(ROWS - 1, ROWS[:1])] * 4}, "outside"),
+        ({"outer": [(ROWS, ROWS[:1] + 64)] * 4}, "outside"),
+        ({"outer": [(ROWS, ROWS[:9])] * 4}, "9 rows in training and in test"),
+        ({"inner": [[(ROWS[:30], ROWS[20:40])]] * 4}, "10 rows in training and in test"),
+        ({"inner": [[(ROWS[:30], ROWS[:0])]] * 4}, "none may be empty"),
+        ({"device": "gpu"}, "device 'gpu'"),
+        ({"alphas": ["low"]}, "alphas must be real"),
+    ],
+)
+def test_folds_and_options_that_cannot_be_used_are_told(change, message):
+    features, Y = problem(PRIMAL)
+    with pytest.raises(InputError, match=message):
+        nested_banded_ridge(features, Y, **{"alphas": ALPHAS, **splits(64), "n_weights": 4, **change})
+
+
+@pytest.mark.parametrize("folds", [None, 2.5, [], [(ROWS, ROWS[:9])]])
+def test_folds_of_one_level_that_cannot_be_used_are_told(folds):
+    features, Y = problem(PRIMAL)
+    with pytest.raises(InputError, match="fold"):
+        banded_ridge_cv(features, Y, alphas=ALPHAS, folds=folds, n_weights=4)
+
+
+@pytest.mark.parametrize("sizes", [(3, 9), (15, 90)])
+def test_float32_keeps_the_scores_at_small_penalties(sizes):
+    features, Y = problem(sizes)
+    features = {name: X * np.geomspace(1, 1e-3, X.shape[1]) + 100 for name, X in features.items()}
+    options = {"alphas": [1e-6, 1e-4], **splits(64), "n_weights": 5}
+    exact, found = (nested_banded_ridge(features, Y, **options, precision=name) for name in ("float64", "float32"))
+    same = (exact.alpha == found.alpha).all(axis=1)
+    assert same.mean() > 0.7
+    assert np.abs(exact.r - found.r)[same].max() < 1e-6
+    assert np.allclose(exact.loss, found.loss, rtol=1e-3)
+
+
+@pytest.mark.parametrize("sizes", [PRIMAL, DUAL])
+def test_sizes_of_scaled_bands_are_those_of_the_training_rows(sizes):
+    features, Y = problem(sizes, n=40)
+    train, test = np.arange(12, 40), np.arange(12)
+    features["a"][test] *= 30  # the held-out rows of one band are much larger
+    inner = splits(28)["outer"]
+    fit = nested_banded_ridge(
+        features, Y, alphas=ALPHAS, outer=[(train, test)], inner=[inner], n_weights=WEIGHTS, scale="trace"
+    )
+    total = {name: X[train].var(axis=0).sum() for name, X in features.items()}
+    scaled = {name: X / np.sqrt(total[name]) for name, X in features.items()}
+    loss = np.array([[loss_of(scaled, Y, train, inner, w, alpha, False) for alpha in ALPHAS] for w in WEIGHTS])
+    best = loss.reshape(-1, Y.shape[1]).argmin(axis=0)
+    assert np.allclose(fit.loss[0], loss.min(axis=(0, 1)), rtol=1e-8)
+    assert np.array_equal(fit.weight[0], WEIGHTS[best // len(ALPHAS)].T)
+    on = fit.weight[0] > 0
+    expected = ALPHAS[best % len(ALPHAS)] * np.array(list(total.values()))[:, None] / fit.weight[0].clip(1e-9)
+    assert np.allclose(fit.alpha[0][on], expected[on])
+
+
 def test_impossible_input_is_named():
     features, Y = problem(PRIMAL)
     options = {"alphas": ALPHAS, **splits(64), "n_weights": 4}

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from himalaya.kernel_ridge import KernelRidgeCV
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics import pairwise
@@ -179,3 +180,73 @@ def test_impossible_input_is_named():
         kernel(X, kind="gaussian", gamma=-1.0)
     with pytest.raises(InputError, match="7 features, the others 8"):
         kernel(X, X[:, :7])
+
+
+def test_masks_are_read_as_masks():
+    X, Y = problem()
+    K, given = kernel(X), folds(50)
+
+    def mask(rows, n):
+        return np.isin(np.arange(n), rows)
+
+    masks = {
+        "outer": [(mask(a, 50), mask(b, 50)) for a, b in given["outer"]],
+        "inner": [
+            [(mask(a, len(train)), mask(b, len(train))) for a, b in inner]
+            for (train, _), inner in zip(given["outer"], given["inner"], strict=True)
+        ],
+    }
+    by_row, by_mask = (nested_kernel_ridge(K, Y, alphas=ALPHAS, **which) for which in (given, masks))
+    assert np.array_equal(by_row.prediction, by_mask.prediction)
+    one, two = (kernel_ridge_cv(K, Y, alphas=ALPHAS, folds=which) for which in (masks["outer"], np.int64(4)))
+    assert np.array_equal(one.loss, two.loss)
+
+
+ROWS = np.arange(50)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"outer": [], "inner": []}, "at least one"),
+        ({"outer": None}, "outer must be"),
+        ({"inner": None}, "inner must be"),
+        ({"inner": [[]] * 4}, "outer fold 0 has no inner folds"),
+        ({"outer": [(ROWS - 1, ROWS[:1])] * 4}, "outside"),
+        ({"outer": [(ROWS, ROWS[:9])] * 4}, "9 rows in training and in test"),
+        ({"inner": [[(ROWS[:30], ROWS[20:37])]] * 4}, "10 rows in training and in test"),
+        ({"device": "gpu"}, "device 'gpu'"),
+    ],
+)
+def test_folds_and_options_that_cannot_be_used_are_told(change, message):
+    X, Y = problem()
+    with pytest.raises(InputError, match=message):
+        nested_kernel_ridge(kernel(X), Y, **{"alphas": ALPHAS, **folds(50), **change})
+
+
+@pytest.mark.parametrize("given", [None, 2.5, [], [(ROWS, ROWS[:9])]])
+def test_folds_of_one_level_that_cannot_be_used_are_told(given):
+    X, Y = problem()
+    with pytest.raises(InputError, match="fold"):
+        kernel_ridge_cv(kernel(X), Y, alphas=ALPHAS, folds=given)
+
+
+@pytest.mark.parametrize("alpha", [1e-10, 1e-13])
+def test_gcv_of_tiny_penalties_does_not_cancel(alpha):
+    X, Y = problem((20, 60))
+    centred = X - X.mean(axis=0)
+    values, vectors = np.linalg.eigh(centred @ centred.T)
+    keep = alpha / (values[1:] + alpha)
+    turned = vectors[:, 1:].T @ (Y - Y.mean(axis=0))
+    expected = 20 * (keep[:, None] ** 2 * turned**2).sum(axis=0) / keep.sum() ** 2
+    assert np.allclose(kernel_ridge_cv(kernel(X), Y, alphas=[alpha], selection="gcv").loss, expected, rtol=1e-6)
+
+
+def test_tensors_and_other_things_than_numbers():
+    X, Y = problem()
+    K = kernel(X)
+    found = kernel_ridge_cv(torch.tensor(K, requires_grad=True), torch.tensor(Y, requires_grad=True), alphas=ALPHAS)
+    assert np.array_equal(found.dual_coef, kernel_ridge_cv(K, Y, alphas=ALPHAS).dual_coef)
+    for bad in (K + 0j, K.astype(str)):
+        with pytest.raises(InputError, match="the kernel must be real"):
+            kernel_ridge_cv(bad, Y, alphas=ALPHAS)

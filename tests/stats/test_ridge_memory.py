@@ -1,14 +1,20 @@
 """The plan of memory: what is promised is kept, and a bound that is too small says what would fit."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from topobrain import stats
 from topobrain._checks import InputError
 from topobrain.stats.ridge import FoldSizes, memory_plan, nested_ridge
 from topobrain.stats.ridge.memory import parse_memory, readable
+from topobrain.stats.ridge.running import fit_nested, make_task
+from topobrain.stats.ridge.spectrum import Basis
+from topobrain.stats.ridge.targets import Targets
+from topobrain.stats.ridge.workers import working
 
 SIZES = FoldSizes.even(1000, 3072, 10_000, 20)
 
@@ -86,6 +92,38 @@ def test_a_bounded_fit_gives_the_same_numbers(shape, selection):
     assert same.mean() > 0.999  # a near tie may fall the other way
     assert np.allclose(bound.loss, free.loss, rtol=1e-5)
     assert np.allclose(bound.r[same], free.r[same], atol=1.4e-6)
+
+
+def test_prediction_operators_are_in_the_plan_or_not_made(monkeypatch):
+    sizes = FoldSizes.even(1000, 3072, 10_000, 100, n_outer=2)
+    need = 100 * 500 * 500 * 8
+    free = memory_plan(sizes)
+    assert free.operators >= need
+    least = memory_plan(sizes, max_memory="280 MiB")
+    assert least.total <= 280 * 2**20
+    held = sum(least.parts.get(name, 0) for name in ("triangles", "operators being made", "prediction operators"))
+    assert least.operators == held < need
+
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((80, 100)), rng.standard_normal((80, 300))
+    outer = list(stats.make_folds(range(80), 2))
+    inner = [list(stats.make_folds(range(40), 3))] * 2
+    task = make_task(X.shape, 300, np.logspace(0, 3, 4), outer, inner, selection="kfold", standardize=False,
+                     precision="float64", max_memory=None)  # fmt: skip
+    made = []
+    filters = Basis.filters
+    monkeypatch.setattr(Basis, "filters", lambda basis, alphas: made.append(len(alphas)) or filters(basis, alphas))
+    results, counts = [], []
+    for operators in (2**30, 0):
+        made.clear()
+        with working(1) as workers:
+            rows, where = np.arange(80), torch.device("cpu")
+            targets = Targets(Y, [train for train, _ in outer], rows, where, workers, 512)
+            own = replace(task, plan=replace(task.plan, operators=operators))
+            results.append(fit_nested(own, X, Y, targets, outer, inner, where, workers))
+        counts.append(len(made))
+    assert counts[0] > counts[1]
+    assert np.allclose(results[0].prediction, results[1].prediction)
 
 
 def test_weights_are_made_without_a_block_of_all_penalties():

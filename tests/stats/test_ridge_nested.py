@@ -5,15 +5,20 @@ import pytest
 import torch
 from himalaya.kernel_ridge import KernelRidgeCV
 from himalaya.ridge import RidgeCV as HimalayaRidgeCV
+from scipy import sparse
 from sklearn.linear_model import Ridge
 from sklearn.linear_model import RidgeCV as SklearnRidgeCV
 from sklearn.preprocessing import StandardScaler
 
 from topobrain import stats
 from topobrain._checks import InputError, UnknownNameError
+from topobrain.stats.ridge import check_features, nested_ridge, nested_ridge_layers
+from topobrain.stats.ridge import engine as engine_fold
 from topobrain.stats.ridge import memory as engine_memory
-from topobrain.stats.ridge import nested_ridge, nested_ridge_layers
 from topobrain.stats.ridge import selection as engine_selection
+from topobrain.stats.ridge import skeleton as engine_skeleton
+from topobrain.stats.ridge.running import fold_sizes
+from topobrain.stats.ridge.spectrum import Accuracy, decompose
 
 ALPHAS = np.logspace(-1, 5, 9)
 PRECISIONS = ["float64", "mixed", "float32"]
@@ -249,6 +254,7 @@ def test_voxels_without_noise_are_not_interpolated(force):
         found = fit(X, Y, alphas=grid, precision="mixed")
         assert np.allclose(found.loss[:, 4:], exact.loss[:, 4:], rtol=1e-5)
         assert (np.abs(found.loss - exact.loss) < 1e-6 * exact.variance).all()
+        assert np.allclose(found.loss[:, 1:4], exact.loss[:, 1:4], rtol=[0.1, 1e-3, 1e-4], atol=0)
         assert (found.alpha[:, 0] == grid[0]).all()
         assert (found.r[:, 0] > 1 - 1e-9).all()
 
@@ -540,3 +546,136 @@ def test_bad_input_is_told():
         fit(X, Y, threads=0)
     with pytest.raises(InputError, match="layer 'b' has 80 stimuli"):
         list(nested_ridge_layers({"a": X, "b": X[:80]}, Y, alphas=ALPHAS, **good))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"outer": []}, "at least one"),
+        ({"outer": None}, "outer must be"),
+        ({"inner": None}, "inner must be"),
+        ({"inner": [None] * 3}, "must be .train, validation. pairs"),
+        ({"inner": [[]] * 3}, "outer fold 0 has no inner folds"),
+        ({"outer": [(np.arange(60), np.arange(59, 90))] * 3}, "1 rows in training and in test .row 59"),
+        ({"inner": [[(np.arange(30), np.arange(29, 60))]] * 3}, "outer fold 0. 0 has 1 rows in training"),
+        ({"outer": [(np.arange(-5, 60), np.arange(60, 90))] * 3}, "outside"),
+        ({"threads": float("nan")}, "threads"),
+        ({"threads": "two"}, "threads"),
+        ({"alphas": ["low", "high"]}, "alphas must be real"),
+        ({"alphas": [1 + 1j]}, "alphas must be real"),
+        ({"device": "gpu"}, "device 'gpu'"),
+        ({"device": "meta"}, "device 'meta'"),
+        ({"device": 2.5}, "device"),
+    ],
+)
+def test_options_that_cannot_be_used_are_told(change, message):
+    X, Y = problem()
+    with pytest.raises(InputError, match=message):
+        fit(X, Y, **change)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told():
+    with pytest.raises(InputError, match="device 'cuda'"):
+        fit(*problem(), device="cuda")
+
+
+def test_arrays_of_other_things_than_real_numbers_are_told():
+    X, Y = problem()
+    for bad in (X + 1j, X.astype(str), sparse.csr_matrix(X), torch.tensor(X).to_sparse(), torch.tensor(X) * 1j):
+        with pytest.raises(InputError, match="features must be"):
+            nested_ridge(bad, Y, alphas=ALPHAS, **folds(90))
+    for bad in (Y + 1j, Y.astype(str), sparse.csr_matrix(Y), torch.tensor(Y).to_sparse(), [[1.0], [1.0, 2.0]]):
+        with pytest.raises(InputError, match="responses must be"):
+            fit(X, bad)
+
+
+def test_tensors_with_a_gradient_are_taken_without_it():
+    X, Y = problem()
+    plain = fit(torch.tensor(X), torch.tensor(Y))
+    found = fit(torch.tensor(X, requires_grad=True), torch.tensor(Y, requires_grad=True), alphas=torch.tensor(ALPHAS))
+    assert torch.equal(found.prediction, plain.prediction)
+    assert not found.prediction.requires_grad
+    assert np.array_equal(check_features(torch.tensor(X, requires_grad=True)), X)
+
+
+@pytest.mark.parametrize("shape", [(90, 12), (90, 150)])
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("fill", [1e10, 1e15])
+def test_a_fill_value_outside_the_training_rows_changes_nothing(shape, standardize, precision, fill):
+    X, Y = problem(shape)
+    X = X + 1e3
+    outer = [(np.arange(60), np.arange(60, 80))]  # rows from 80 on are used by no fold
+    options = {
+        "outer": outer, "inner": [list(stats.make_folds(range(60), 3))], "standardize": standardize,
+        "precision": precision,
+    }  # fmt: skip
+    spoiled = X.copy()
+    spoiled[[65, 85]] = fill
+    spoiled[86, 3] = -fill
+    clean, found = fit(X, Y, **options), fit(spoiled, Y, **options)
+    others = np.setdiff1d(np.arange(60, 80), [65])
+    assert np.array_equal(found.alpha, clean.alpha)
+    assert np.allclose(found.loss, clean.loss, rtol=1e-5 if precision != "float64" else 1e-8)
+    atol = 1e-5 if precision == "float32" else 1e-6
+    assert np.allclose(found.prediction[others], clean.prediction[others], rtol=1e-6, atol=atol)
+
+
+@pytest.mark.filterwarnings("ignore:Ill-conditioned", "ignore:An ill-conditioned", "ignore:Singular matrix")
+@pytest.mark.parametrize("shape", [(90, 12), (90, 150)])
+def test_an_outlier_validated_in_one_inner_fold_leaves_the_other_fits_alone(shape):
+    X, Y = problem(shape)
+    X[7, 2] = 1e10
+    splits = {"outer": [(np.arange(60), np.arange(60, 90))], "inner": [[(np.arange(20, 60), np.arange(20))]]}
+    few = {"outer": [(np.arange(20, 60), np.arange(8, 20))], "inner": [[(np.arange(20), np.arange(20, 40))]]}
+    _, _, loss = by_hand(X, Y, splits)
+    assert np.allclose(fit(X, Y, **splits).loss, loss, rtol=1e-6)
+    thirds = {"outer": splits["outer"], "inner": [list(stats.make_folds(range(60), 3))]}
+    assert np.allclose(fit(X, Y, **thirds).loss, by_hand(X, Y, thirds)[2], rtol=1e-6)
+    prediction, alpha, _ = by_hand(X, Y, few)
+    assert np.array_equal(fit(X, Y, **few).alpha, alpha)
+    assert np.allclose(fit(X, Y, **few).prediction[8:20], prediction[8:20], atol=1e-6)
+
+
+def test_interpolation_that_multiplies_rounding_errors_is_not_used(monkeypatch):
+    grid = np.logspace(-2, 5, 80)
+    given = {"lowest": 1e-2, "highest": 1e4, "tolerance": 1e-6}
+    found = engine_skeleton.make_skeleton(grid, **given)
+    assert found.weights is not None
+    assert np.abs(found.weights).sum(axis=1).max() <= engine_skeleton.LARGEST_WEIGHT
+    monkeypatch.setattr(engine_skeleton, "LARGEST_WEIGHT", 0.5)
+    every = engine_skeleton.make_skeleton(grid, **given)
+    assert every.weights is None
+    assert np.array_equal(every.rows, np.arange(80))
+
+
+def test_no_more_directions_than_can_be_real():
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 9)))
+    gram = rows @ rows.T
+    for single in (False, True):
+        values, vectors = decompose(gram, 4, Accuracy(single, 1.0))
+        assert torch.allclose(values, torch.linalg.eigvalsh(gram)[-4:], rtol=1e-5)
+        assert vectors.shape == (6, 4)
+    assert len(decompose(gram, 6, Accuracy(False, 1.0))[0]) == 6
+
+
+def test_sizes_are_those_of_the_largest_folds():
+    rows = np.arange(90)
+    outer = [(rows[:50], rows[50:]), (rows[20:], rows[:20])]
+    inner = [[(rows[:40], rows[40:50])], [(rows[:30], rows[30:70]), (rows[40:70], rows[:40]), (rows[:60], rows[60:70])]]
+    sizes = fold_sizes((90, 7), 5, 9, outer, inner)
+    assert (sizes.n_stimuli, sizes.n_features, sizes.n_voxels, sizes.n_alphas) == (90, 7, 5, 9)
+    assert (sizes.n_train, sizes.n_test, sizes.inner_train, sizes.inner_validation) == (70, 40, 60, 40)
+    assert (sizes.n_outer, sizes.n_inner) == (2, 3)
+
+
+def test_products_that_would_cancel_are_not_shared():
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((60, 4)))
+    thirds = list(stats.make_folds(range(60), 3))
+    assert engine_fold._even(rows, thirds)
+    rows[7, 2] = 1e10
+    assert not engine_fold._even(rows, thirds)
+    rows[:, 2] = 0.0
+    rows[7, 2] = 1.0  # rest is exactly zero: constant in the other folds
+    assert engine_fold._even(rows, thirds)

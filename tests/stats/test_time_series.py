@@ -87,6 +87,13 @@ def test_kernels_equal_nilearn(model, oracle, tr, oversampling):
 
 
 @pytest.mark.parametrize("model", ["spm", "glover"])
+@pytest.mark.parametrize("options", [{"tr_s": 40.0}, {"tr_s": 2.0, "length_s": 1.0}, {"tr_s": 15.0}])
+def test_grids_that_miss_the_response_are_refused(model, options):
+    with pytest.raises(InputError, match="which miss its peak"):
+        hrf_kernel(model=model, **options)
+
+
+@pytest.mark.parametrize("model", ["spm", "glover"])
 def test_events_equal_nilearn_where_its_grid_is_fine(model):
     onset, duration, amplitude = events()
     frames = 2.0 * np.arange(60)
@@ -215,6 +222,12 @@ def test_drift_that_leaves_nothing_is_refused():
         remove_drift(np.ones((9, 1)), cutoff_s=100)
     with pytest.raises(InputError, match="6 drift regressors leave nothing of 6 volumes"):
         remove_drift(np.ones((6, 1)), order=5)
+    for order in (1.5, -1, "1", True):
+        with pytest.raises(InputError, match="order of the drift must be a whole number"):
+            drift_basis(9, order=order)
+    assert drift_basis(9, order=np.int64(1)).shape == (9, 2)
+    with pytest.raises(InputError, match="0 rows"):
+        zscore_runs(np.ones((0, 3)))
 
 
 # --- words to volumes
@@ -235,6 +248,30 @@ def test_borders_belong_to_the_later_volume_and_pauses_to_none():
     assert weights.tolist() == [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
     empty = sampling_weights(np.array([5.0]), np.array([0.0, 2.0]), 2.0, method="mean")
     assert (empty @ np.ones((1, 1))).tolist() == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("tr", [0.72, 0.8, 1.1, 2.2])
+@pytest.mark.parametrize("method", ["sum", "mean"])
+@pytest.mark.parametrize("delay", [0, 1, 4])
+def test_events_locked_to_the_volumes_stay_in_them(tr, method, delay):
+    n = 400
+    starts = tr * np.arange(n)
+    onsets = np.round(starts, 3)  # as a table of events has them
+    found = sampling_weights(onsets, starts - delay * tr, tr, method=method).toarray()
+    np.testing.assert_array_equal(found, np.eye(n, k=-delay))
+    summed = np.cumsum(np.full(n, tr)) - tr  # a clock that adds up its own rounding
+    np.testing.assert_array_equal(sampling_weights(onsets, summed, tr, method=method).toarray(), np.eye(n))
+
+
+@pytest.mark.parametrize("method", ["sum", "mean"])
+def test_volume_times_that_jitter_lose_no_event(method):
+    rng = np.random.default_rng(10)
+    starts = 0.8 * np.arange(300) + rng.uniform(-0.003, 0.003, 300)
+    times = rng.uniform(1, 235, 20_000)
+    found = sampling_weights(times, starts, 0.8, method=method)
+    assert np.diff(found.tocsc().indptr).tolist() == [1] * 20_000  # each in one volume, none in the cracks
+    volume = found.tocsc().indices
+    assert ((times >= starts[volume]) & (times < starts[volume + 1])).all()
 
 
 def test_lanczos_equals_its_formula_and_keeps_each_word_whole():

@@ -14,7 +14,7 @@ import xarray as xr
 
 from topobrain._checks import DataFileError, InputError, listed, near, unknown
 from topobrain.brain_files.repeats import average_repeats
-from topobrain.responses import BrainResponses
+from topobrain.responses import BrainResponses, real_numbers
 from topobrain.results import to_plain
 from topobrain.stimuli import StimulusSet
 
@@ -36,7 +36,7 @@ def read_assembly(
     roi: str | None = None,
     group: str | None = None,
     drop_missing: bool = True,
-    design: Literal["events", "timeseries"] = "events",
+    design: Literal["events", "timeseries"] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> BrainResponses:
     """Which responses does a brain-score assembly hold?
@@ -60,7 +60,7 @@ def read_assembly(
     drop_missing
         Leave out neuroids without any value in what was selected: people who did not take part in an experiment.
     design
-        ``"events"`` or ``"timeseries"``.
+        ``"events"`` or ``"timeseries"`` (default: what the file says, else ``"events"``).
     provenance
         Citation, licence, ...
 
@@ -75,7 +75,8 @@ def read_assembly(
     DataFileError
         The file is missing, truncated, or no netCDF.
     InputError
-        It has no such axes, several arrays or time bins, or no identifiers.
+        It has no such axes, several arrays or time bins, no identifiers or labels of neuroids, values that are no real
+        numbers, or a stimulus without a label of its group.
     UnknownNameError
         A coordinate or one of its values is not there.
 
@@ -96,8 +97,8 @@ def read_assembly(
             raise InputError(f"{path}: no neuroid has a value in what was selected")
         if n_dropped:
             values, columns = values[:, there], {name: array[there] for name, array in columns.items()}
-    stimuli, order = _stimuli(rows, text, group, Path(path))
-    ceiling = np.asarray(columns["ceiling"], dtype=np.float64) if "ceiling" in columns else None
+    stimuli, order = _stimuli(rows, text, group, Path(path), attributes.get("stimulus_columns"))
+    ceiling = real_numbers(f"coordinate 'ceiling' of {path}", columns["ceiling"]) if "ceiling" in columns else None
     if len(order) != len(stimuli):
         values, from_repeats, _ = average_repeats(values, order, stimuli.ids)
         ceiling = from_repeats if ceiling is None else ceiling
@@ -115,7 +116,7 @@ def read_assembly(
         roi=_words(columns[regions]).tolist() if regions else "all",
         subject=_words(columns[people]).tolist() if people else "group",
         ceiling=ceiling,
-        design=known.get("design", design),
+        design=design if design is not None else known.get("design", "events"),
         voxel_coords={name: array for name, array in rest.items() if name != "voxel"},
         provenance={
             **{k: v for k, v in known.items() if k not in ("versions", "stimuli", "design")},
@@ -149,9 +150,10 @@ def write_assembly(responses: BrainResponses, path: str | os.PathLike[str], *, i
     data = responses.data
     texts = responses.labels("text")
     rows: dict[str, Any] = {"stimulus_id": responses.labels("stimulus"), "stimulus": texts, "sentence": texts}
-    rows.update(
-        {str(n): c.values for n, c in data.coords.items() if c.dims == ("stimulus",) and n not in ("stimulus", "text")}
-    )
+    own = {
+        str(n): c.values for n, c in data.coords.items() if c.dims == ("stimulus",) and n not in ("stimulus", "text")
+    }
+    rows.update({name: array for name, array in own.items() if name != "stimulus_id"})  # identifiers are the file's key
     columns = {str(n): c.values for n, c in data.coords.items() if c.dims == ("voxel",) and n != "voxel"}
     numbers = data["voxel"].values.tolist()
     made = [f"{subject}.{number}" for subject, number in zip(responses.labels("subject"), numbers, strict=True)]
@@ -164,6 +166,7 @@ def write_assembly(responses: BrainResponses, path: str | os.PathLike[str], *, i
         attrs={
             "identifier": identifier or str(responses.provenance.get("stimuli", {}).get("name", "responses")),
             "provenance": json.dumps(to_plain(responses.provenance), sort_keys=True),
+            "stimulus_columns": json.dumps([name for name in own if name != "stimulus_id"]),
             **{key: data.attrs[key] for key in PLACE if key in data.attrs},
         },
     )
@@ -228,6 +231,9 @@ def _open(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.n
                 )
             array = array.isel({dim: 0})
     values = array.transpose(ROWS, COLUMNS).values
+    if values.dtype.kind not in "fiub":
+        seen = listed(values.ravel()[:3].tolist())
+        raise InputError(f"{path}: array {arrays[0]!r} holds {values.dtype} ({seen}, ...): expected real numbers")
     labels: dict[str, dict[str, np.ndarray]] = {ROWS: {}, COLUMNS: {}}
     for axis in labels:
         for name, variable in data.variables.items():
@@ -238,10 +244,21 @@ def _open(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.n
             codes = np.unravel_index(data[axis].values.astype(int), [data.sizes[level] for level in levels])
             labels[axis].update({level: data[level].values[code] for level, code in zip(levels, codes, strict=True)})
         labels[axis] = _plain_names(labels[axis])
+    if not labels[COLUMNS]:
+        raise InputError(
+            f"{path} says nothing about its {values.shape[1]} neuroids: expected coordinates on the axis {COLUMNS} "
+            f"(neuroid_id, subject, roi, ...). On {ROWS} there are {listed(labels[ROWS])}"
+        )
+    if not labels[ROWS]:
+        raise InputError(f"{path} names no stimuli: expected a coordinate {IDENTIFIERS[0]!r} on the axis {ROWS}")
     attributes = {**{str(k): v for k, v in data.attrs.items()}, **{str(k): v for k, v in array.attrs.items()}}
-    try:
-        attributes["provenance"] = json.loads(attributes.get("provenance", "{}"))
-    except (TypeError, ValueError):
+    for name, nothing in (("provenance", {}), ("stimulus_columns", None)):
+        try:
+            read = json.loads(attributes[name]) if name in attributes else nothing
+        except (TypeError, ValueError):
+            read = nothing
+        attributes[name] = read if isinstance(read, dict | list) else nothing
+    if not isinstance(attributes["provenance"], dict):
         attributes["provenance"] = {}
     return values, labels[ROWS], labels[COLUMNS], attributes
 
@@ -302,9 +319,13 @@ def _chosen(
 
 
 def _stimuli(
-    rows: Mapping[str, np.ndarray], text: str | None, group: str | None, path: Path
+    rows: Mapping[str, np.ndarray], text: str | None, group: str | None, path: Path, own: list[str] | None = None
 ) -> tuple[StimulusSet, list[str]]:
-    """Return the stimuli in order of first appearance, and the identifier of every row."""
+    """Return the stimuli in order of first appearance, and the identifier of every row.
+
+    ``own`` names the columns of stimuli that `write_assembly` was given; a file from elsewhere repeats texts under the usual
+    names.
+    """
     import pandas as pd
 
     key = _chosen(rows, None, (*IDENTIFIERS, *TEXTS), "identifier", str(path))
@@ -315,7 +336,10 @@ def _stimuli(
             f"{path} names no stimuli: expected a coordinate {IDENTIFIERS[0]!r}.{guess} There are: {listed(rows)}"
         )
     order = _words(rows[key]).tolist()
-    said = _chosen(rows, text, TEXTS, "text", str(path)) or key
+    usual = (
+        ("stimulus",) if own is not None else TEXTS
+    )  # `write_assembly` keeps the texts there, whatever else there is
+    said = _chosen(rows, text, usual, "text", str(path)) or key
     first = {label: row for row, label in reversed(list(enumerate(order)))}
     ids = list(dict.fromkeys(order))
     at = [first[label] for label in ids]
@@ -325,11 +349,20 @@ def _stimuli(
             raise InputError(f"{path}: stimulus {label!r} has two texts, {texts[first[label]]!r} and {texts[row]!r}")
     table = pd.DataFrame({"stimulus": ids})
     for name, array in rows.items():
-        repeated = name in (key, "stimulus", "text", said) or bool((_words(array) == texts).all())
-        if not repeated:
+        repeated = name in (key, "stimulus", "text", said) or (name in TEXTS and bool((_words(array) == texts).all()))
+        if not repeated if own is None else name in own:
             table[str(name).replace(" ", "_").replace("/", "_")] = array[at]
     if group is not None:
         if group not in rows:
             raise unknown(f"coordinate (group) of {path}", group, rows)
-        table["group"] = _words(rows[group])[at]
+        labels = _words(rows[group])
+        absent = [row for row, label in enumerate(labels.tolist()) if label.strip().lower() in ("", "nan", "none")]
+        if absent:
+            raise InputError(f"{path}: row {absent[0]} (stimulus {order[absent[0]]!r}) has no {group!r} (group)")
+        for row, label in enumerate(order):
+            if labels[row] != labels[first[label]]:
+                raise InputError(
+                    f"{path}: stimulus {label!r} lies in two groups ({group}), {labels[first[label]]!r} and {labels[row]!r}"
+                )
+        table["group"] = labels[at]
     return StimulusSet(texts[at].tolist(), table, name=path.stem), order

@@ -99,9 +99,13 @@ def find_bids(
     ------
     DataFileError
         ``root`` is no folder, or holds no file with a BIDS name.
+    InputError
+        ``root`` is no path.
     UnknownNameError
         An entity excludes every file that the others leave: its values among those are offered.
     """
+    if not isinstance(root, str | os.PathLike):
+        raise InputError(f"the BIDS folder is {root!r}: expected one path")
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise DataFileError(f"no folder {folder}: expected a BIDS data set or its derivatives")
@@ -189,6 +193,12 @@ def read_events(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     if not pd.api.types.is_numeric_dtype(frame["onset"]) or frame["onset"].isna().any():
         raise InputError(f"{path}: column 'onset' holds something that is no number of seconds")
+    infinite = ~np.isfinite(frame["onset"].to_numpy(dtype=np.float64))
+    if infinite.any():
+        row = int(infinite.argmax())
+        raise InputError(
+            f"{path}: onset of row {row} is {frame['onset'].iloc[row]}: expected seconds since the run began"
+        )
     return frame
 
 

@@ -18,6 +18,7 @@ from topobrain.brain_files.places import hemisphere_name, in_volume, on_surface
 from topobrain.brain_files.surfaces import SurfaceColumns, read_surface_values
 from topobrain.brain_files.volumes import Extraction
 from topobrain.responses import BrainResponses
+from topobrain.stats.time_series import SAME_TIME
 from topobrain.stimuli import StimulusSet
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def responses_from_bids(
 
     Reads ``sub-*_task-*_[run-*_]space-*_desc-preproc_bold.nii.gz``, or for a surface space both hemispheres of
     ``..._hemi-L_space-*_bold.func.gii``. Every run is cleaned on its own: confounds, trends and filters in one regression
-    (nilearn). Volume n of a run was taken at ``StartTime`` (of the sidecar; 0 if it has none) + n ``t_r`` seconds.
+    (nilearn). ``StartTime`` of the sidecar is the moment to which slice timing correction brought the first volume, its
+    middle, on the clock of the events: volume n then lasts ``t_r`` seconds from ``StartTime - t_r / 2 + n t_r`` on. Without
+    a ``StartTime`` (or with 0) it begins at ``n t_r``.
 
     Parameters
     ----------
@@ -60,9 +63,8 @@ def responses_from_bids(
     subject, task, session, runs, space, desc
         Which files: see `find_bids`. ``space=None`` is only unambiguous where there is one.
     events
-        The raw data set with the ``events.tsv``. A volume's text is then what column ``text`` says of the events that begin from
-        its time until the next volume's (the first volume also takes those of up to one ``t_r`` before it), else
-        ``"(nothing)"``. Without it every text is ``"(nothing)"``.
+        The raw data set with the ``events.tsv``. A volume's text is then what column ``text`` says of the events that begin in
+        it, as `topobrain.words_to_volumes` counts them, else ``"(nothing)"``. Without it every text is ``"(nothing)"``.
     text
         Column of the events.
     confounds
@@ -82,7 +84,7 @@ def responses_from_bids(
     -------
     BrainResponses
         ``design="timeseries"``; stimulus columns ``run``, ``group`` (the run: folds must not split it), ``volume``, ``time_s``
-        (seconds since the run began).
+        (start of the volume, in seconds on the clock of the events).
 
     Raises
     ------
@@ -277,7 +279,7 @@ def _common_mask(root: str | os.PathLike[str], grouped: Sequence[Sequence[BidsFi
 
 
 def _timing(file: BidsFile, t_r: float | None) -> tuple[float, float]:
-    """Return the time of the first volume and the time between volumes, in seconds."""
+    """Return ``StartTime``, the middle of the first volume (0 where it is not known), and the time between volumes (s)."""
     sidecar = file.path.with_name(file.path.name[: -len(file.extension)] + ".json")
     fields: dict[str, Any] = {}
     if sidecar.is_file():
@@ -285,6 +287,13 @@ def _timing(file: BidsFile, t_r: float | None) -> tuple[float, float]:
             fields = json.loads(sidecar.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataFileError(f"{sidecar} is no readable JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise DataFileError(
+                f"{sidecar} holds a {type(fields).__name__}: expected a JSON object with RepetitionTime, ..."
+            )
+        for key in ("RepetitionTime", "StartTime"):
+            _require_seconds(fields.get(key), f"{key} of {sidecar}")
+    _require_seconds(t_r, "t_r")
     step = t_r if t_r is not None else fields.get("RepetitionTime")
     if step is None and file.extension in (".nii", ".nii.gz"):
         zooms = open_image(file.path).header.get_zooms()
@@ -295,6 +304,13 @@ def _timing(file: BidsFile, t_r: float | None) -> tuple[float, float]:
             f"{sidecar.name}"
         )
     return float(fields.get("StartTime", 0.0)), float(step)
+
+
+def _require_seconds(given: Any, what: str) -> None:
+    """Raise unless something is a finite number, or not given."""
+    number = isinstance(given, int | float | np.number) and not isinstance(given, bool)
+    if given is not None and not (number and np.isfinite(given)):
+        raise InputError(f"{what} is {given!r}: expected seconds")
 
 
 def _volumes_as_stimuli(
@@ -308,7 +324,8 @@ def _volumes_as_stimuli(
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for files, n_volumes, (start, step) in zip(grouped, lengths, seconds, strict=True):
+    for files, n_volumes, (middle, step) in zip(grouped, lengths, seconds, strict=True):
+        start = middle - step / 2 if middle > 0 else middle  # of the first volume
         said: list[list[str]] = [[] for _ in range(n_volumes)]
         if events is not None:
             tables = [f for f in files_beside(events, files[0], "events") if f.extension == ".tsv"]
@@ -320,10 +337,7 @@ def _volumes_as_stimuli(
                 guess = f" Did you mean {close[0]!r}?" if close else ""
                 raise InputError(f"{tables[0].path} has no column {text!r}.{guess} Columns: {listed(table.columns)}")
             for onset, word in zip(table["onset"], table[text], strict=True):
-                volume = int(np.floor((float(onset) - start) / step + 1e-9))
-                volume = (
-                    0 if volume == -1 else volume
-                )  # StartTime is the middle of a volume: what begins before it is heard
+                volume = int(np.floor((float(onset) - start) / step + SAME_TIME))
                 if 0 <= volume < n_volumes and not (isinstance(word, float) and np.isnan(word)):
                     said[volume].append(str(word))
         own = files[0].entities

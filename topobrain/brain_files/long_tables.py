@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from topobrain._checks import InputError, listed, near, unknown
-from topobrain.responses import BrainResponses, read_table
+from topobrain.responses import BrainResponses, named_columns, read_table, real_numbers, whole_labels
 from topobrain.stimuli import StimulusSet
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def responses_from_long_table(
 
     frame = table if isinstance(table, pd.DataFrame) else read_table(table)
     where = "the table" if isinstance(table, pd.DataFrame) else str(table)
+    frame = named_columns(frame, where)
     key = stimulus or text
     for name in (value, text, key, roi, subject, repeat, group, *(select or {})):
         if name is not None and name not in frame.columns:
@@ -110,6 +111,10 @@ def responses_from_long_table(
         raise InputError(f"{where}: no row is left with {dict(select or {})}")
     if not pd.api.types.is_numeric_dtype(frame[value]):
         raise InputError(f"column {value!r} of {where} is not numeric")
+    if frame[value].dtype.kind == "c":
+        raise InputError(f"column {value!r} of {where} holds complex numbers: expected real ones")
+    if group is not None:
+        whole_labels(frame[group], "group", where)
     codes = {name: _codes(frame, column) for name, column in (("s", key), ("p", subject), ("r", roi), ("k", repeat))}
     cube = np.full([len(words) for _, words in codes.values()], np.nan)
     at = tuple(code for code, _ in codes.values())
@@ -175,7 +180,7 @@ def _ceilings(
         for name in given:
             if name not in regions:
                 raise unknown("region of ceilings", name, regions)
-        return np.array([[given.get(name, np.nan) for name in regions]]), None
+        return real_numbers("ceiling", [[given.get(name, np.nan) for name in regions]]), None
     if given == "subjects":
         if len(people) < 2:
             raise InputError(f"a ceiling from subjects needs two or more of them, {where} has {listed(people)}")
@@ -197,13 +202,18 @@ def _ceilings(
         if average:
             raise InputError("a ceiling from repeats is each subject's own: use 'subjects' with average_subjects")
         return np.array(grid), f"from {cube.shape[3]} repeats"
+    if not isinstance(given, str):
+        raise InputError(
+            f"ceiling is {given!r}: expected a number, region -> number, a column, or one of {listed(METHODS)}"
+        )
     if given not in frame.columns:
         raise unknown("ceiling (a column, or a way to compute it)", given, [*METHODS, *frame.columns])
     if average:
         raise InputError(f"the ceilings of column {given!r} are each subject's own: they are not those of their mean")
     read = np.full((len(people), len(regions)), np.nan)
-    read[codes["p"][0], codes["r"][0]] = frame[given].to_numpy(dtype=np.float64)
-    if not np.array_equal(read[codes["p"][0], codes["r"][0]], frame[given].to_numpy(dtype=np.float64), equal_nan=True):
+    column = real_numbers(f"ceiling column {given!r} of {where}", frame[given].to_numpy())
+    read[codes["p"][0], codes["r"][0]] = column
+    if not np.array_equal(read[codes["p"][0], codes["r"][0]], column, equal_nan=True):
         raise InputError(
             f"column {given!r} of {where} differs between stimuli: expected one ceiling a subject and region"
         )

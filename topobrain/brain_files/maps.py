@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from topobrain._checks import DataFileError, InputError, listed, unknown
+from topobrain.brain_files.images import AFFINE_TOLERANCE_MM
 from topobrain.brain_files.places import SURFACE_COORDS, VOLUME_COORDS
 from topobrain.results import Result
 from topobrain.surface.spaces import HEMISPHERES
@@ -18,6 +19,10 @@ from topobrain.surface.spaces import HEMISPHERES
 VOLUMES = (".nii.gz", ".nii")
 GIFTI = (".func.gii", ".shape.gii", ".gii")
 MGH = (".mgh", ".mgz")
+NUMBERS = "fiub"
+"""Kinds of numpy's types that are real numbers."""
+PLACE = ("affine", "shape", "space", "n_vertices_left", "n_vertices_right")
+"""Attributes of a grid or mesh."""
 
 
 def save_map(
@@ -43,8 +48,9 @@ def save_map(
         format writes one file a hemisphere: ``{hemi}`` in the path becomes ``L`` or ``R``; without it GIFTI names end in
         ``_hemi-L`` and ``_hemi-R`` (BIDS), MGH names begin with ``lh.`` and ``rh.`` (FreeSurfer).
     like
-        Responses (or another result) that know where the voxels lie: needed for an array, or if the result does not know. Same
-        voxels, same order.
+        Responses (or another result) that know where the voxels lie: needed for an array, or if the result does not know. The
+        result's own places and grid are used where it has them, in its own order of voxels, and what it lacks is ``like``'s;
+        an array, or a result without places, has the voxels of ``like`` in the same order.
     variable
         Which variable of the result.
     layer
@@ -63,23 +69,18 @@ def save_map(
     Raises
     ------
     InputError
-        The voxels have no place (they are regions, or come from a table), two lie at one place, or the format does not fit
-        volumes or surfaces.
+        The voxels have no place (they are regions, or come from a table), two lie at one place, the result and ``like`` have
+        other voxels or grids, the values are no real numbers, or the format does not fit volumes or surfaces.
     UnknownNameError
         No such variable, layer, or subject.
     DataFileError
         A file cannot be written.
     """
     values = _values(result, variable, layer)
-    home = like if like is not None else result
-    if not isinstance(home, Result):
+    if like is None and not isinstance(result, Result):
         raise InputError("an array needs like=: the responses whose voxels these are")
-    if "voxel" not in home.data.sizes or home.data.sizes["voxel"] != values.shape[-1]:
-        raise InputError(f"{values.shape[-1]} values for {home.data.sizes.get('voxel', 0)} voxels: expected one each")
-    attributes = {**(home.data.attrs), **({} if not isinstance(result, Result) else _place_of(result))}
-    coords = {name: home.data[name].values for name in (*VOLUME_COORDS, *SURFACE_COORDS) if name in home.data.coords}
-    if "subject" in home.data.coords:
-        people = home.labels("subject")
+    coords, attributes, people = _whereabouts(values.shape[-1], result if isinstance(result, Result) else None, like)
+    if people is not None:
         if subject is not None:
             if subject not in people:
                 raise unknown("subject", subject, dict.fromkeys(people.tolist()))
@@ -98,8 +99,62 @@ def save_map(
     raise InputError(f"{target} has no format of brain images: expected {listed([*VOLUMES, *GIFTI, *MGH])}")
 
 
-def _place_of(result: Result) -> dict[str, Any]:
-    return {key: value for key, value in result.data.attrs.items() if key in ("affine", "shape")}
+def _whereabouts(
+    n_values: int, result: Result | None, like: Result | None
+) -> tuple[dict[str, np.ndarray], dict[str, Any], np.ndarray | None]:
+    """Return the coordinates of the places, the attributes of the grid, and whose voxel each value is."""
+    homes = [home for home in (result, like) if home is not None]
+    for home in homes:
+        if home.data.sizes.get("voxel", 0) != n_values:
+            raise InputError(f"{n_values} values for {home.data.sizes.get('voxel', 0)} voxels: expected one each")
+    placed = [home for home in homes if _place_names(home)]
+    if len(placed) == 2:
+        _require_same_places(placed[0], placed[1])
+    chosen = (placed or homes)[0]
+    attributes = {key: value for home in reversed(homes) for key, value in home.data.attrs.items() if key in PLACE}
+    # Another's subjects are those of these voxels only if the order is the same.
+    with_people = [home for home in (chosen, *homes) if "subject" in home.data.coords and _same_order(chosen, home)]
+    people = with_people[0].labels("subject") if with_people else None
+    coords = {
+        name: chosen.data[name].values for name in (*VOLUME_COORDS, *SURFACE_COORDS) if name in chosen.data.coords
+    }
+    return coords, attributes, people
+
+
+def _place_names(home: Result) -> tuple[str, ...]:
+    """Return the coordinates that say where a result's voxels lie; none if it does not know."""
+    known = {name for name, coord in home.data.coords.items() if coord.dims == ("voxel",)}
+    return next((names for names in (VOLUME_COORDS, SURFACE_COORDS) if set(names) <= known), ())
+
+
+def _same_order(first: Result, other: Result) -> bool:
+    names = _place_names(first) if _place_names(first) == _place_names(other) else ()
+    return all(np.array_equal(first.labels(name), other.labels(name)) for name in names)
+
+
+def _require_same_places(result: Result, like: Result) -> None:
+    """Raise unless a result and ``like`` have the same voxels of one grid, in whichever order."""
+    names = _place_names(result)
+    if names != _place_names(like):
+        raise InputError(
+            f"the result's voxels have {listed(names)}, those of like= {listed(_place_names(like))}: expected the same places"
+        )
+    if "subject" in result.data.coords and "subject" in like.data.coords:
+        names = (*names, "subject")
+    own, other = ({*zip(*(home.labels(name).tolist() for name in names), strict=True)} for home in (result, like))
+    if own != other:
+        example = next(iter(sorted(own - other, key=str) or sorted(other - own, key=str)))
+        raise InputError(
+            f"the result and like= have different voxels: {len(own - other)} of the result's are not in like=, e.g. "
+            f"{', '.join(f'{name} {value}' for name, value in zip(names, example, strict=True))}"
+        )
+    for key in PLACE:
+        mine, theirs = (home.data.attrs.get(key) for home in (result, like))
+        if key == "space" or mine is None or theirs is None:
+            continue
+        first, second = (np.asarray(grid, dtype=np.float64).ravel() for grid in (mine, theirs))
+        if first.shape != second.shape or not np.allclose(first, second, atol=AFFINE_TOLERANCE_MM):
+            raise InputError(f"the result and like= lie on different grids: {key} is {mine}, against {theirs}")
 
 
 def _values(result: Result | np.ndarray, variable: str, layer: str | None) -> np.ndarray:
@@ -108,11 +163,15 @@ def _values(result: Result | np.ndarray, variable: str, layer: str | None) -> np
         array = np.asarray(result)
         if array.ndim not in (1, 2):
             raise InputError(f"values have shape {array.shape}: expected (voxel,) or (map, voxel)")
+        if array.dtype.kind not in NUMBERS:
+            raise InputError(f"values are an array of {array.dtype}: expected real numbers")
         return array
     if variable not in result.data.variables or "voxel" not in result.data[variable].dims:
-        known = [str(n) for n, v in result.data.variables.items() if "voxel" in v.dims and v.dtype.kind in "fiub"]
+        known = [str(n) for n, v in result.data.variables.items() if "voxel" in v.dims and v.dtype.kind in NUMBERS]
         raise unknown(f"variable of a {result.kind} result with an axis voxel", variable, known)
     data = result.data[variable]
+    if data.dtype.kind not in NUMBERS:
+        raise InputError(f"variable {variable!r} holds {data.dtype}: expected real numbers")
     if "layer" in data.dims:
         names = [str(name) for name in result.data["layer"].values]
         if layer is None and len(names) > 1:

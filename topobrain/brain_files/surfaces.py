@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from topobrain._checks import DataFileError, InputError, listed, require_choice
+from topobrain._checks import DataFileError, InputError, listed, near, require_choice
 from topobrain.brain_files.cleaning import clean_series
 from topobrain.brain_files.images import ImageLike, as_list, filled, image_data, named, open_image, require_rows
 from topobrain.brain_files.places import hemisphere_name, on_surface
 from topobrain.brain_files.repeats import average_repeats
-from topobrain.responses import BrainResponses
+from topobrain.responses import BrainResponses, real_numbers
 from topobrain.stimuli import StimulusSet
 from topobrain.surface.spaces import HEMISPHERES
 
@@ -59,7 +59,8 @@ def responses_from_surface(
         region (``???``, ``unknown``, ``Medial_wall``, label 0 of a GIFTI) are left out.
     average
         Whether to give the mean of each region and hemisphere (what nilearn's `SurfaceLabelsMasker` gives) instead of its
-        vertices. A vertex without a value is left out of its mean.
+        vertices. A vertex without a value in any one image is left out of its region's mean in all of them; a region of
+        such vertices alone is NaN.
     medial_wall
         ``"drop"`` leaves out vertices that are 0 or missing in every image: that is how files mark the medial wall.
         ``"keep"`` keeps every vertex.
@@ -102,7 +103,12 @@ def responses_from_surface(
         values, from_repeats, _ = average_repeats(values, rows, stimuli.ids)
         ceiling = from_repeats if ceiling is None else ceiling
     if isinstance(ceiling, Mapping):
-        ceiling = np.array([ceiling.get(name, np.nan) for name in taken.roi], dtype=np.float64)
+        for name in ceiling:
+            if name not in taken.roi:
+                close = near(name, dict.fromkeys(taken.roi))
+                guess = f" Did you mean {close[0]!r}?" if close else ""
+                raise InputError(f"a ceiling is given for {name!r}, which is no region.{guess}")
+        ceiling = real_numbers("ceiling", [ceiling.get(name, np.nan) for name in taken.roi])
     responses = BrainResponses.from_arrays(
         values,
         stimuli,
@@ -189,7 +195,10 @@ class SurfaceColumns:
 def open_surfaces(images: Any, stimuli: StimulusSet) -> tuple[dict[str, np.ndarray], list[Any], dict[str, int]]:
     """Return hemisphere -> values (image, vertex), left first; the files; and what a CIFTI holds beside the cortex."""
     if hasattr(images, "data") and hasattr(images.data, "parts"):  # nilearn.surface.SurfaceImage keeps (vertex, image)
-        parts = {hemisphere_name(name): np.atleast_2d(np.asarray(array).T) for name, array in images.data.parts.items()}
+        parts = {
+            hemisphere_name(name): _numbers(np.atleast_2d(np.asarray(array).T), hemisphere_name(name))
+            for name, array in images.data.parts.items()
+        }
         return {side: parts[side] for side in HEMISPHERES if side in parts}, [images], {}
     if isinstance(images, str | os.PathLike):
         text = os.fspath(images)
@@ -212,16 +221,16 @@ def open_surfaces(images: Any, stimuli: StimulusSet) -> tuple[dict[str, np.ndarr
     for side, what in given.items():
         if what is None:
             raise InputError(f"the {side} hemisphere is missing: leave it out to read the other one alone")
-    found = {side: _side(given[side], stimuli) for side in HEMISPHERES if side in given}
+    found = {side: _side(given[side], stimuli, side) for side in HEMISPHERES if side in given}
     return {side: rows for side, (rows, _) in found.items()}, [f for _, files in found.values() for f in files], {}
 
 
-def _side(given: Any, stimuli: StimulusSet) -> tuple[np.ndarray, list[Any]]:
+def _side(given: Any, stimuli: StimulusSet, side: str) -> tuple[np.ndarray, list[Any]]:
     """Return the values (image, vertex) of one hemisphere and their files."""
     if isinstance(given, np.ndarray):
         if given.ndim != 2:
             raise InputError(f"surface values have shape {given.shape}: expected (stimulus, vertex)")
-        return given, [given]
+        return _numbers(given, side), [given]
     if isinstance(given, str) and "{stimulus}" in given:
         given = filled(given, stimuli.ids)
     files = as_list(given, stimuli)
@@ -232,6 +241,15 @@ def _side(given: Any, stimuli: StimulusSet) -> tuple[np.ndarray, list[Any]]:
                 f"{named(file)} has {array.shape[1]:,} vertices, {named(files[0])} has {arrays[0].shape[1]:,}: expected one mesh"
             )
     return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)), files
+
+
+def _numbers(array: np.ndarray, side: str) -> np.ndarray:
+    """Return an array as floats (means of whole numbers are none), or raise if it holds anything but numbers."""
+    if array.dtype.kind not in "fiub":
+        raise InputError(
+            f"values of the {side} hemisphere are an array of {array.dtype}: expected real numbers (stimulus, vertex)"
+        )
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
 def read_surface_values(file: ImageLike) -> np.ndarray:

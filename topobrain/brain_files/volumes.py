@@ -25,7 +25,7 @@ from topobrain.brain_files.images import (
 )
 from topobrain.brain_files.places import VOLUME_COORDS, in_volume
 from topobrain.brain_files.repeats import average_repeats
-from topobrain.responses import BrainResponses, read_table
+from topobrain.responses import BrainResponses, read_table, real_numbers
 from topobrain.stimuli import StimulusSet
 
 OURS = (
@@ -34,6 +34,9 @@ OURS = (
     *("keep_masked_maps", "background_label", "allow_overlap"),
 )
 """Options of nilearn's maskers that topobrain sets itself (images are resampled with ``resample=``, and only masks)."""
+
+LABEL_LIMIT = 2**31
+"""Labels are kept in 32 bits with a sign."""
 
 
 def responses_from_nifti(
@@ -172,6 +175,7 @@ class Extraction:
     coords: dict[str, np.ndarray] = field(default_factory=dict)
     words: dict[str, Any] = field(default_factory=dict)
     _inside: np.ndarray | None = None
+    _grid: Any = None
 
     def rows(self, runs: Sequence[Any], files: Sequence[str], confounds: Sequence[Any] | None = None) -> np.ndarray:
         """Return the responses (volume, column) of one or more runs, one below the other.
@@ -214,7 +218,7 @@ class Extraction:
         if given is None or isinstance(given, int | float):
             return given
         if isinstance(given, np.ndarray | list | tuple):
-            return np.asarray(given, dtype=np.float64)
+            return real_numbers("ceiling", given)
         if isinstance(given, Mapping):
             known = set(self.roi)
             for name in given:
@@ -222,12 +226,17 @@ class Extraction:
                     close = near(name, sorted(known))
                     guess = f" Did you mean {close[0]!r}?" if close else ""
                     raise InputError(f"a ceiling is given for {name!r}, which is no region.{guess}")
-            return np.array([given.get(name, np.nan) for name in self.roi], dtype=np.float64)
+            return real_numbers("ceiling", [given.get(name, np.nan) for name in self.roi])
         if self._inside is None:
             raise InputError("a ceiling image needs voxels: regions take one number each (region -> ceiling)")
         image = stacked_volumes([given])
         if image.shape[:3] != self._inside.shape or image.shape[3] != 1:
             raise InputError(f"{named(given)} has shape {image.shape}, expected one volume of {self._inside.shape}")
+        if not same_grid(image, self._grid):
+            raise InputError(
+                f"the ceiling {named(given)} lies on another grid than the images: {grid_words(image)}, against "
+                f"{grid_words(self._grid)}. Resample it first (nilearn.image.resample_to_img)"
+            )
         return np.asarray(image.get_fdata()[..., 0][self._inside], dtype=np.float64)
 
     def _voxel_rows(self, kind: Any, runs: Sequence[Any], confounds: Sequence[Any]) -> np.ndarray:
@@ -256,7 +265,7 @@ class Extraction:
         self.coords = {name: where[:, axis].astype(np.int64) for axis, name in enumerate(VOLUME_COORDS)}
         if regions is not None:
             self.roi = [words[number] for number in regions[inside].tolist()]
-        self._inside = inside
+        self._inside, self._grid = inside, runs[0]
         return np.concatenate(rows) if len(rows) > 1 else rows[0]
 
     def _without_strategy(self) -> dict[str, Any]:
@@ -303,6 +312,9 @@ class Extraction:
         if self.names is not None and (isinstance(self.names, str | Path | Mapping) or len(self.names) != n_maps):
             raise InputError(f"names gives {self.names!r} for {n_maps} maps: expected a list of one name each")
         names = [str(n) for n in self.names] if self.names is not None else [str(n + 1) for n in range(n_maps)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"names are not unique: {listed(twice, 5)} name more than one map of {named(self.maps)}")
         left = [bool((data[..., n][kept] != 0).any()) for n in range(n_maps)]
         empty = [name for name, some in zip(names, left, strict=True) if not some]
         return names, empty, (data != 0).any(axis=3), {"maps_img": like(data[..., left], image)}
@@ -316,6 +328,11 @@ class Extraction:
             raise InputError(
                 f"{named(self.labels)} is no atlas of labels: expected a 3D image of whole numbers (0 for background), "
                 f"got shape {data.shape}. An atlas of probabilities is read with maps="
+            )
+        if np.abs(data.astype(np.float64)).max(initial=0.0) >= LABEL_LIMIT:
+            raise InputError(
+                f"{named(self.labels)} has the label {data.ravel()[np.abs(data.astype(np.float64)).argmax()]:.0f}: expected "
+                f"whole numbers below 2^31. Number its regions anew"
             )
         regions = data.astype(np.int32)
         numbers = [number for number in np.unique(regions).tolist() if number]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from topobrain._checks import InputError
+from topobrain._checks import InputError, unknown
 from topobrain.cli.output import ExtractionProgress, finish, print_rows
-from topobrain.cli.verbs import Running, split_names
+from topobrain.cli.verbs import Running, named
 
 if TYPE_CHECKING:
     import topobrain
@@ -31,10 +31,10 @@ class Encode(Running):
     activation files (.nc)."""
     data: str
     """Brain responses (topobrain data list), or a table or result file of your own."""
-    text: str = "sentence"
-    """Text column of a table of your own."""
+    text: str | None = None
+    """Text column of a table of your own (default: sentence)."""
     group: str | None = None
-    """Column of a table of your own whose values (passages, runs) folds must not split."""
+    """Stimulus column whose values (passages, runs) folds must not split, in place of the data's own groups."""
     roi: str | None = None
     """ROIs separated by commas (default: all)."""
     subject: str | None = None
@@ -76,8 +76,8 @@ class Encode(Running):
         if not self.model:
             raise InputError("name one model or several: --model NAME [NAME ...]")
         is_table = Path(self.data).suffix in TABLES
-        responses = tb.load_responses(self.data, **({"text": self.text, "group": self.group} if is_table else {}))
-        chosen = {"roi": split_names(self.roi), "subject": split_names(self.subject)}
+        chosen = {"roi": named("--roi", self.roi), "subject": named("--subject", self.subject)}
+        responses = self.responses(is_table)
         targets = {axis: names for axis, names in chosen.items() if names}
         scored = responses.where(**targets) if targets else responses  # an unknown ROI is told before a model runs
         if not self.as_json:
@@ -95,6 +95,20 @@ class Encode(Running):
         ):
             result = tb.encode(activations, responses, **self.options(targets), progress=told)
         return finish(result, path, self.as_json, hide=HIDDEN)
+
+    def responses(self, is_table: bool) -> topobrain.BrainResponses:
+        """Load the responses with the groups asked for."""
+        import topobrain as tb
+
+        if is_table:
+            return tb.load_responses(self.data, text=self.text or "sentence", group=self.group)
+        if self.text is not None:
+            raise InputError(
+                f"--text {self.text!r} names a column of a table ({', '.join(TABLES)}); {self.data} is none and has its "
+                "texts already: leave --text out"
+            )
+        loaded = tb.load_responses(self.data)
+        return loaded if self.group is None else grouped(loaded, self.group)
 
     @property
     def as_jobs(self) -> bool:
@@ -185,11 +199,36 @@ class Encode(Running):
                 "model": result.provenance.get("model", {}).get("name", ""),
                 "simulated": result.simulated,
                 "rows": result.summary().to_dict("records"),
+                "best": result.best().to_dict("records"),
             }
             for result, path in zip(results, paths, strict=True)
         ]
         print(json.dumps(to_plain(rows), indent=1))
         return 0
+
+
+def grouped(responses: topobrain.BrainResponses, column: str) -> topobrain.BrainResponses:
+    """Return responses whose groups, which folds must not split, are the values of a stimulus column.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such column.
+    InputError
+        A stimulus has no value there.
+    """
+    coords = responses.data.coords
+    columns = [str(name) for name in coords if coords[name].dims == ("stimulus",) and name not in ("stimulus", "text")]
+    if column not in columns:
+        raise unknown("stimulus column", column, columns, "(--group)")
+    labels = coords[column].to_series()
+    absent = labels.isna() | labels.astype(str).str.strip().isin(["", "nan", "None", "<NA>"])
+    if absent.any():
+        raise InputError(
+            f"--group {column}: {int(absent.sum())} of {len(labels)} stimuli have no value there, the first of them "
+            f"{labels.index[absent][0]!r}; folds need the group of every stimulus"
+        )
+    return type(responses)(responses.data.assign_coords(group=("stimulus", labels.astype(str).to_numpy(dtype=object))))
 
 
 def tell_about(responses: topobrain.BrainResponses, is_table: bool) -> None:

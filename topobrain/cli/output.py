@@ -59,18 +59,22 @@ def say(
     """Print the summary of a saved result, and where it is."""
     table: pd.DataFrame = result.summary()
     model = result.provenance.get("model", {}).get("name", "")
+    best: pd.DataFrame | None = getattr(result, "best", lambda: None)()  # of an encoding
     if as_json:
         from topobrain.results import to_plain
 
         fields = {
             what: str(place), "result": str(path.resolve()), "model": model, "simulated": result.simulated,
-            "rows": table.to_dict("records"),
+            "rows": table.to_dict("records"), **({} if best is None else {"best": best.to_dict("records")}),
         }  # fmt: skip
         print(json.dumps(to_plain(fields), indent=1))
         return 0
     mark = " (simulated data)" if result.simulated else ""
     print(f"{result.kind} of {model}{mark}")
     print_rows(table.drop(columns=[c for c in hide if c in table]).to_dict("records"), False)
+    if best is not None and (best["layers"] != "").any():
+        print("the layer chosen inside the training folds (and in how many of them), on held-out stimuli:")
+        print_rows(best.to_dict("records"), False)
     print(f"{what}: {place}")
     return 0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from topobrain._checks import DataFileError, unknown
+from topobrain._checks import DataFileError, InputError, unknown
 from topobrain.cli.output import ExtractionProgress, Json, finish
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Running:
 
     def chosen(self) -> list[str] | None:
         """Return the layers named, None for all."""
-        return None if self.layers == "all" else [name.strip() for name in self.layers.split(",") if name.strip()]
+        return None if self.layers == "all" else named("--layers", self.layers)
 
     def activations(self, model: topobrain.Model, stimuli: topobrain.StimulusSet) -> topobrain.Activations:
         """Extract, with progress."""
@@ -117,3 +117,13 @@ class Extract(Extraction):
 def split_names(names: str | None) -> list[str]:
     """Return names that were separated by commas."""
     return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
+def named(option: str, names: str | None) -> list[str]:
+    """Return the names an option was given, none where it was not; raise where it was given and names nothing."""
+    found = split_names(names)
+    if names is not None and not found:
+        raise InputError(
+            f"{option} {names!r} names nothing: expected names separated by commas, or no {option} for all"
+        )
+    return found

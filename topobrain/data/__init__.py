@@ -150,7 +150,7 @@ def load_responses(name_or_path: str | os.PathLike[str], **options: Any) -> Brai
     Parameters
     ----------
     name_or_path
-        A registered name (``"tuckute2024"``); the name of a folder of the store with a ``responses.toml``; or a path: a
+        A registered name (``"tuckute2024"``); the name of a folder with a ``responses.toml``, in the store or here; or a path: a
         ``responses.toml`` or its folder, a ``.nc`` file saved by topobrain or in brain-score's layout, a table with one row a
         stimulus and one numeric column an ROI (CSV, TSV, Parquet), or a volume image (with ``stimuli=``).
     **options
@@ -181,7 +181,11 @@ def load_responses(name_or_path: str | os.PathLike[str], **options: Any) -> Brai
             raise InputError(f"a responses.toml takes no options, got {listed(options)}: write them into {described}")
         return load_from_manifest(described)
     if path is None:
-        loaded: BrainResponses = _load("set of brain responses", str(name_or_path), RESPONSES, options)
+        name = str(name_or_path)
+        described_here = [folder.parent.name for folder in sorted(store_directory().glob("*/responses.toml"))]
+        if name not in RESPONSES and near(name, described_here):
+            raise unknown("set of brain responses", name, [*described_here, *RESPONSES], _LIST_HINT)
+        loaded: BrainResponses = _load("set of brain responses", name, RESPONSES, options)
         return loaded
     from topobrain.responses import BrainResponses
     from topobrain.results import load_result
@@ -203,6 +207,10 @@ def load_responses(name_or_path: str | os.PathLike[str], **options: Any) -> Brai
 
         loaded = _call(responses_from_nifti, f"responses from {path}", options, path)
         return loaded
+    from topobrain.responses import BRAIN_IMAGES, read_table
+
+    if path.name.lower().endswith(BRAIN_IMAGES):
+        read_table(path)  # raises, and says which call reads an image
     loaded = _call(BrainResponses.from_table, f"responses from {path}", options, path)
     return loaded
 
@@ -213,8 +221,9 @@ def _described(path: Path | None, name: str) -> Path | None:
         inside = path / "responses.toml"
         return path if path.suffix == ".toml" else inside if inside.is_file() else None
     local = store_directory() / name / "responses.toml"
+    here = Path(name) / "responses.toml"
     if not local.is_file():
-        return None
+        return here if name not in RESPONSES and here.is_file() else None
     if name in RESPONSES:
         raise InputError(f"{local} has the name of a data set that topobrain knows: give its folder another name")
     return local

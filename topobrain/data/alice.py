@@ -9,7 +9,7 @@ import numpy as np
 from topobrain._checks import InputError, require_choice
 from topobrain.data.tables import read_archive, read_columns
 from topobrain.responses import BrainResponses
-from topobrain.stats.time_series import remove_drift
+from topobrain.stats.time_series import SAME_TIME, remove_drift
 from topobrain.stimuli import StimulusSet
 from topobrain.store.files import fetch, find_manifest
 
@@ -78,7 +78,7 @@ def load_responses(resolution: Literal["6mm", "10mm"] = "6mm") -> BrainResponses
     times = START_S + TR_S * np.arange(n_volumes)
     spoken: list[list[str]] = [[] for _ in range(n_volumes)]
     for onset, word in zip(words["onset_s"].to_numpy(dtype=float), words["word"].astype(str), strict=True):
-        volume = int(np.floor((onset - START_S) / TR_S))
+        volume = int(np.floor((onset - START_S) / TR_S + SAME_TIME))
         if 0 <= volume < n_volumes:
             spoken[volume].append(word)
     table = pd.DataFrame(

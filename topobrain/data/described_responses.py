@@ -17,7 +17,7 @@ from topobrain.data.responses_manifest import (
     file_sha256,
     read_responses_manifest,
 )
-from topobrain.responses import BrainResponses, read_table
+from topobrain.responses import BrainResponses, named_columns, read_table, whole_labels
 from topobrain.stimuli import StimulusSet
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ def load_from_manifest(source: str | os.PathLike[str] | ResponsesManifest) -> Br
         return _load(manifest)
     except TopobrainError as error:
         raise type(error)(f"{manifest.source}: {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:  # an option of a type that its reader does not check
+        raise InputError(
+            f"{manifest.source}: cannot be read with [options] {dict(manifest.options)}: {error}"
+        ) from error
 
 
 def _load(manifest: ResponsesManifest) -> BrainResponses:
@@ -66,6 +70,10 @@ def _person(manifest: ResponsesManifest, person: str | None, given: dict[str, An
     """Load the files of one person, or of all if they lie in the same."""
     kind, files = manifest.kind, manifest.responses["files"]
     if kind == "bids":
+        if not isinstance(files, str):
+            raise InputError(
+                f"key 'files' of [responses] is {files!r}: kind 'bids' takes one path, the derivatives' folder"
+            )
         given["subject"] = person if person is not None else given.get("subject")
         if given["subject"] is None:
             raise InputError("key 'subject' (or 'subjects') of [responses] is missing: which person of the BIDS tree?")
@@ -97,7 +105,7 @@ def _stimuli(manifest: ResponsesManifest) -> tuple[StimulusSet, list[str] | None
     """Return the stimuli of images; and which stimulus each image belongs to, if some were repeated."""
     section = manifest.stimuli
     source = manifest.path(section["file"])
-    frame: pd.DataFrame = read_table(source)
+    frame: pd.DataFrame = named_columns(read_table(source), str(source))
     text = section.get("text", "sentence")
     for key in ("text", "id", "group"):
         column = section.get(key, text if key == "text" else None)
@@ -109,7 +117,11 @@ def _stimuli(manifest: ResponsesManifest) -> tuple[StimulusSet, list[str] | None
                 f"Columns: {listed(frame.columns)}"
             )
     label = section.get("id")
-    order = frame[label].astype(str).tolist() if label else None
+    order = whole_labels(frame[label], "key 'id' of [stimuli]", str(source)).tolist() if label else None
+    if "group" in section:
+        whole_labels(frame[section["group"]], "key 'group' of [stimuli]", str(source))
+    if order is not None:
+        _require_one(frame, order, [text, section.get("group")], str(source))
     if order is not None and len(set(order)) < len(order):
         frame = frame.drop_duplicates(label)
     else:
@@ -128,6 +140,21 @@ def _stimuli(manifest: ResponsesManifest) -> tuple[StimulusSet, list[str] | None
     if "group" in section:
         table["group"] = frame[section["group"]].astype(str).tolist()
     return StimulusSet(frame[text].astype(str).tolist(), table, name=manifest.name), order
+
+
+def _require_one(frame: pd.DataFrame, order: list[str], columns: list[str | None], where: str) -> None:
+    """Raise unless the rows of a repeated identifier agree in its text and group."""
+    for column in columns:
+        if column is None:
+            continue
+        first: dict[str, tuple[int, str]] = {}
+        for row, (label, word) in enumerate(zip(order, frame[column].astype(str), strict=True)):
+            at, known = first.setdefault(label, (row, word))
+            if word != known:
+                raise InputError(
+                    f"stimulus {label!r} of {where} has several values in column {column!r}: {known!r} (row {at}) and {word!r} "
+                    f"(row {row}); rows with one 'id' are repeats of one stimulus"
+                )
 
 
 def _columns(manifest: ResponsesManifest) -> dict[str, Any]:

@@ -60,6 +60,26 @@ RESPONSES_KEYS = {
 }
 """Keys of the section ``[responses]`` and the types of their values."""
 
+NUMBER = (int, float)
+OPTION_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("value", "roi", "repeat", "space", "desc", "task", "text", "maps", "events", "medial_wall"), str),
+    **dict.fromkeys(
+        ("average", "average_subjects", "resample", "drop_missing", "detrend", "standardize_confounds"), bool
+    ),
+    **dict.fromkeys(("t_r", "high_pass", "low_pass"), NUMBER),
+    **dict.fromkeys(("mask", "labels"), (str, dict)),
+    **dict.fromkeys(("rois", "confounds"), list),
+    "names": (str, list, dict),
+    "runs": (list, int, str),
+    "select": dict,
+    "session": (str, int),
+    "smoothing_fwhm": (int, float, list, str),
+}
+"""Types of the keys of the section ``[options]``; those that are not here go to nilearn as they are."""
+
+OF_TEXTS = ("rois", "confounds")
+"""Options that are lists of texts."""
+
 STIMULI_KEYS = {"file": str, "text": str, "id": str, "group": str}
 """Keys of the section ``[stimuli]``."""
 
@@ -211,6 +231,15 @@ def read_responses_manifest(source: str | os.PathLike[str]) -> ResponsesManifest
     options = fields.get("options", {})
     accepted = _options_of(kind)
     _known_keys(path, "options", options, accepted, f"(those of kind {kind!r})")
+    typed = {key: value for key, value in options.items() if key in OPTION_TYPES}
+    _typed(path, "options", typed, OPTION_TYPES)
+    for key, value in options.items():
+        if key in OF_TEXTS and isinstance(value, list) and not all(isinstance(word, str) for word in value):
+            raise InputError(f"{path}: key {key!r} of [options] is {value!r}, expected a list of texts")
+    for name, parameter in inspect.signature(KINDS[kind]).parameters.items():
+        needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if needed and name in accepted and name not in options:
+            raise InputError(f"{path}: key {name!r} of [options] is missing: kind {kind!r} needs it")
     for key, digest in fields.get("sha256", {}).items():
         if not isinstance(digest, str) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             raise InputError(f"{path}: [sha256] of {key!r} is {digest!r}, expected 64 lower-case hexadecimal digits")
@@ -259,6 +288,11 @@ def _check_ceiling(path: Path, given: Any, kind: str) -> None:
         raise InputError(f"{path}: ceiling {value!r} is no correlation: expected a number from 0 to 1")
     if way == "rois" and not isinstance(value, Mapping):
         raise InputError(f"{path}: ceiling.rois is {value!r}, expected region = number")
+    for name, number in value.items() if isinstance(value, Mapping) else ():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
+            raise InputError(f"{path}: ceiling.rois.{name} is {number!r}, expected a number from 0 to 1")
+    if way in ("column", "file") and not isinstance(value, str):
+        raise InputError(f"{path}: ceiling.{way} is {value!r}, expected text")
 
 
 def file_sha256(path: Path) -> str:

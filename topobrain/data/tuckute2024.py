@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,12 +142,16 @@ def load_participants(
     DataFileError
         The table is missing: the message says where the authors serve it.
     InputError
-        It lacks a column.
+        It lacks a column, or ``participants`` is neither text nor a list.
     UnknownNameError
         A person or condition is not in it.
     """
     import pandas as pd
 
+    if not isinstance(participants, Iterable):
+        raise InputError(
+            f"participants is {participants!r}: expected 'train', 'evaluation', 'all', or a list of numbers ([{participants}])"
+        )
     source = Path(table) if table is not None else store_directory() / "tuckute2024" / PARTICIPANTS_FILE
     if not source.is_file():
         raise DataFileError(

@@ -16,9 +16,15 @@ from topobrain.encoding.parts import Part, PartOptions
 from topobrain.encoding.result import REGION, Encoding
 from topobrain.responses import BrainResponses
 from topobrain.stats.contrast import fdr_bh
+from topobrain.stats.group_tests import t_interval
 from topobrain.stats.resampling import region_means
 
 QUANTILES = (0.025, 0.975)
+
+OVER_STIMULI = "95 % bootstrap over stimuli"
+
+OVER_GROUPS = "95 % t interval over held-out groups"
+"""How the provenance tells the two intervals apart."""
 
 
 def region_numbers(responses: BrainResponses) -> tuple[list[str], np.ndarray]:
@@ -66,8 +72,9 @@ def assemble(
         fold_r = by_fold / np.where(n_usable > 0, n_usable, np.nan)
     draws = np.stack([region_means(part["draws"], n_usable) for part in every])
     null = np.stack([region_means(part["null"], n_usable) for part in every])
-    region = _region_statistics(fold_r, draws.mean(axis=1), null.mean(axis=1))
-    best = _best_layers(names, stacked, roi, usable, fold_r, draws, null)
+    over_folds = design.one_block_a_fold
+    region = _region_statistics(fold_r, draws.mean(axis=1), null.mean(axis=1), over_folds)
+    best = _best_layers(names, stacked, roi, usable, fold_r, draws, null, over_folds)
     ceiling = np.asarray(responses.data["ceiling"].values, dtype=float)
     region_ceiling = np.array([_mean_ceiling(ceiling[(roi == j) & usable]) for j in range(len(regions))])
     voxel = _voxel_statistics(stacked["r"].mean(axis=1), every, usable, options.n_permutations)
@@ -132,12 +139,25 @@ def _mean_ceiling(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else np.nan
 
 
-def _region_statistics(fold_r: np.ndarray, draws: np.ndarray, null: np.ndarray) -> dict[str, np.ndarray]:
+def _interval(fold_r: np.ndarray, draws: np.ndarray, over_folds: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 95 % interval of region scores: of their draws (..., draw), or, where folds are drawn, of (fold, ...).
+
+    Draws of folds have the same quantiles but for their number.
+    """
+    if over_folds:
+        return t_interval(fold_r)
+    low, high = np.quantile(draws, QUANTILES, axis=-1)
+    return low, high
+
+
+def _region_statistics(
+    fold_r: np.ndarray, draws: np.ndarray, null: np.ndarray, over_folds: bool
+) -> dict[str, np.ndarray]:
     """Return score, interval and p of each layer and region from draws and null (layer, region, n)."""
     r = fold_r.mean(axis=1)
     found = {name: np.full(r.shape, np.nan) for name in REGION} | {"r": r}
     if draws.shape[-1]:
-        found["low"], found["high"] = np.quantile(draws, QUANTILES, axis=-1)
+        found["low"], found["high"] = _interval(np.moveaxis(fold_r, 1, 0), draws, over_folds)
     if null.shape[-1]:
         found["null_low"], found["null_high"] = np.quantile(null, QUANTILES, axis=-1)
         found["p"] = _p_value(r, null)
@@ -171,7 +191,7 @@ def _voxel_statistics(
 
 def _best_layers(
     names: Sequence[str], stacked: Mapping[str, np.ndarray], roi: np.ndarray, usable: np.ndarray,
-    fold_r: np.ndarray, draws: np.ndarray, null: np.ndarray,
+    fold_r: np.ndarray, draws: np.ndarray, null: np.ndarray, over_folds: bool,
 ) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:  # fmt: skip
     """Choose each region's layer in every fold from the inner loss, and score the choice on the held-out stimuli."""
     n_folds, n_regions = fold_r.shape[1:]
@@ -193,7 +213,7 @@ def _best_layers(
         value["r"][j] = fold_r[layer, folds, j].mean()
         if draws.shape[-1]:
             best_draws[j] = draws[layer, folds, j].mean(axis=0)
-            value["low"][j], value["high"][j] = np.quantile(best_draws[j], QUANTILES)
+            value["low"][j], value["high"][j] = _interval(fold_r[layer, folds, j], best_draws[j], over_folds)
         if null.shape[-1]:
             value["p"][j] = _p_value(value["r"][j : j + 1], null[layer, folds, j].mean(axis=0)[None])[0]
     return {
@@ -232,7 +252,7 @@ def _provenance(
             "gap": design.gap,
             "n_groups": len(np.unique(design.groups)),
             "permutation_scheme": design.exchange,
-            "interval": f"95 % bootstrap over {'held-out groups' if design.one_block_a_fold else 'stimuli'}",
+            "interval": OVER_GROUPS if design.one_block_a_fold else OVER_STIMULI,
             **({} if options.selection == "kfold" else {"selection_note": ignores}),
             "n_unusable_voxels": int((~usable).sum()),
             "responses_sha256": hashlib.sha256(np.ascontiguousarray(responses.values).tobytes()).hexdigest(),

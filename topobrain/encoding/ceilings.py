@@ -43,6 +43,7 @@ def estimate_ceiling(
     n_folds: int = 5,
     inner_folds: int = 5,
     gap: int | None = None,
+    allow_duplicates: bool = False,
     alphas: Sequence[float] | np.ndarray = ALPHAS,
     seed: int = 0,
 ) -> BrainResponses:
@@ -74,7 +75,7 @@ def estimate_ceiling(
         listed in the order of a common space.
     n_splits
         Splits of ``"split-half"``: all if there are no more, else so many random ones.
-    folds, n_folds, inner_folds, gap, alphas
+    folds, n_folds, inner_folds, gap, allow_duplicates, alphas
         Of ``"across-subjects"``, as in `encode`: give those of the encoding whose ceiling it is.
     seed
         Seed of random splits and shuffled folds.
@@ -103,7 +104,10 @@ def estimate_ceiling(
     if method == "leave-one-subject-out":
         made = _inter_subject(responses, match)
     elif method == "across-subjects":
-        options = {"folds": folds, "n_folds": n_folds, "inner_folds": inner_folds, "gap": gap, "seed": seed}
+        options = {
+            "folds": folds, "n_folds": n_folds, "inner_folds": inner_folds, "gap": gap,
+            "allow_duplicates": allow_duplicates, "seed": seed,
+        }  # fmt: skip
         made = _across_subjects(responses, alphas, options)
     else:
         made = _from_repeats(responses, method, over, average, match, n_splits, seed)
@@ -276,5 +280,6 @@ def _across_subjects(
         "n_subjects": len(subjects), "folds": design.outer.scheme, "n_folds": len(design.outer), "gap": design.gap,
         "inner_folds": design.inner_folds, "alphas": np.unique(np.asarray(alphas, dtype=float)).tolist(),
         "of": "single subjects, predicted from the others", "seed": options["seed"],
+        "allow_duplicates": options["allow_duplicates"],
     }  # fmt: skip
     return _Estimate(responses, ceiling, {"ceiling_raw": ceiling}, fields)

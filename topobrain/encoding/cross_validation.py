@@ -14,6 +14,7 @@ from topobrain.responses import BrainResponses
 from topobrain.stats.folds import (
     Folds,
     Split,
+    check_gap,
     check_leaks,
     duplicate_groups,
     given_folds,
@@ -21,11 +22,20 @@ from topobrain.stats.folds import (
     merge_groups,
 )
 
+REACH_S = 12.0
+"""Seconds dropped around a test block of a time series: the reach of the haemodynamic response."""
+
+STRETCH_S = 20.0
+"""Seconds that the bootstrap draws together in a time series."""
+
 TIME_GAP = 6
-"""Volumes dropped around a test block of a time series: the haemodynamic response's reach at TR 2 s."""
+"""The same in volumes, where the time from one volume to the next (``tr_s`` of the responses' provenance) is not known: 2 s."""
 
 TIME_BLOCK = 10
-"""Volumes that the bootstrap draws together in a time series."""
+"""Volumes that the bootstrap draws together where that time is not known."""
+
+REPEATED_SHARE = 0.1
+"""Share of a fold's volumes that may occur among its training volumes by chance (short texts, coarse features)."""
 
 SCHEMES = ("auto", "contiguous", "shuffled", "leave-one-out")
 
@@ -54,6 +64,8 @@ class Design:
         Seed of shuffled folds.
     runs
         Run number of each row of a time series of several runs: gaps do not reach from one run into another.
+    block
+        Volumes of a time series that the bootstrap draws together.
     """
 
     outer: Folds
@@ -64,11 +76,17 @@ class Design:
     time_series: bool
     seed: int
     runs: np.ndarray | None = None
+    block: int = TIME_BLOCK
 
     def inner(self, train: np.ndarray) -> Folds:
         """Return the folds inside some training rows; their row numbers count within ``train``."""
         groups = self.groups[train]
         n = min(self.inner_folds, len(np.unique(groups)))
+        if n < 2:
+            raise InputError(
+                f"the {len(train)} training stimuli of a fold are all of one group, so no penalty can be chosen on inner "
+                'folds: use selection="gcv", a single alpha, or stimuli of more groups (runs, passages)'
+            )
         apart = {} if self.runs is None else {"runs": self.runs[train]}
         return make_folds(groups, n, scheme=self.inner_scheme, gap=self.gap, positions=train, seed=self.seed, **apart)
 
@@ -80,7 +98,10 @@ class Design:
     @property
     def blocks(self) -> np.ndarray:
         """Rows the bootstrap draws together."""
-        return np.arange(len(self.groups)) // TIME_BLOCK if self.time_series else self.groups
+        if not self.time_series:
+            return self.groups
+        place = np.arange(len(self.groups)) // self.block
+        return place if self.runs is None else merge_unlike(self.runs, place)
 
     @property
     def one_block_a_fold(self) -> bool:
@@ -132,11 +153,14 @@ def make_design(
     if allow_duplicates and labels is not None and not time_series:
         alike = np.arange(len(texts))  # the groups alone decide: a picture may come again in another run
     groups = alike if labels is None else merge_groups(labels, alike)
-    reach = (TIME_GAP if time_series else 0) if gap is None else gap
-    scheme: Literal["contiguous", "shuffled"] = "shuffled" if folds == "shuffled" else "contiguous"
+    tr_s = responses.provenance.get("tr_s") if time_series else None
+    reach = (volumes_of(REACH_S, tr_s, TIME_GAP) if time_series else 0) if gap is None else gap
+    scheme: Literal["contiguous", "shuffled"] = "contiguous"
+    if isinstance(folds, str):
+        scheme = "shuffled" if folds == "shuffled" else "contiguous"
     if isinstance(folds, int | np.integer) and not isinstance(folds, bool):
         n_folds, folds = int(folds), "contiguous"
-    if not isinstance(folds, str | Sequence | Folds):
+    if not isinstance(folds, str | Sequence | Folds | np.ndarray):
         raise InputError(
             f"folds must be {', '.join(map(repr, SCHEMES))}, a number or (train, test) pairs, got {folds!r}"
         )
@@ -148,15 +172,52 @@ def make_design(
         if folds == "leave-one-out":
             outer = make_folds(groups, len(np.unique(groups)), scheme="leave-one-out", gap=reach, seed=seed, **apart)
         else:
+            if folds == "auto":  # a session of two or three runs has no five folds
+                n_folds = min(n_folds, max(2, len(np.unique(groups))))
             outer = make_folds(groups, n_folds, scheme=scheme, gap=reach, seed=seed, **apart)
     else:
         outer = given_folds(folds, len(texts))
         if not allow_duplicates:
             check_leaks(outer, alike, texts, None if labels is None else labels.tolist())
+        if time_series and reach:
+            check_gap(outer, reach, np.zeros(len(texts), dtype=int) if runs is None else runs)
+    if time_series and not allow_duplicates:
+        _check_repeats(outer, duplicate_groups(list(zip(texts, np.asarray(repeats).tolist(), strict=True))))
     small = min(len(test) for _, test in outer)
     if small < 3:
         raise InputError(
             f"a fold tests {small} stimuli: a correlation needs at least 3, use fewer folds"
             + (" (leave-one-out needs groups of at least 3)" if folds == "leave-one-out" else "")
         )
-    return Design(outer, groups, inner_folds, scheme, reach, time_series, seed, runs)
+    block = volumes_of(STRETCH_S, tr_s, TIME_BLOCK)
+    return Design(outer, groups, inner_folds, scheme, reach, time_series, seed, runs, block)
+
+
+def _check_repeats(outer: Folds, codes: np.ndarray) -> None:
+    """Raise where a story or film comes twice: volumes equal in text and features on both sides of a split.
+
+    The most frequent volume is silence, and no repetition.
+    """
+    silence = np.bincount(codes).argmax()
+    for number, (train, test) in enumerate(outer):
+        again = (np.isin(codes[test], codes[train]) & (codes[test] != silence)).mean()
+        if again > REPEATED_SHARE:
+            raise InputError(
+                f"fold {number}: {again:.0%} of its volumes have the same text and features as volumes it trains on (a story "
+                "heard twice?). Give the same label in the column 'group' to what must stay together, or pass "
+                "allow_duplicates=True"
+            )
+
+
+def volumes_of(seconds: float, tr_s: float | None, otherwise: int) -> int:
+    """Return how many volumes cover some seconds; ``otherwise`` where the time between volumes is not known.
+
+    >>> volumes_of(12.0, 2.0, 6), volumes_of(12.0, 0.7, 6), volumes_of(12.0, None, 6)
+    (6, 18, 6)
+    """
+    return otherwise if not tr_s else int(np.ceil(seconds / float(tr_s) - 1e-9))
+
+
+def merge_unlike(runs: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return a number for each pair of run and place, in order of first appearance."""
+    return duplicate_groups(list(zip(runs.tolist(), places.tolist(), strict=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import xarray as xr
 
-from topobrain._checks import InputError
+from topobrain._checks import InputError, listed, near
 from topobrain.activations import Activations
 from topobrain.encoding.cross_validation import make_design
 from topobrain.encoding.result import Encoding
-from topobrain.encoding.scoring import Study, prepare, run
+from topobrain.encoding.scoring import Progress, Study, encode, prepare, run
 from topobrain.responses import BrainResponses
 from topobrain.results import Result
 
@@ -46,7 +47,13 @@ class Leakage(Result):
 
 
 def measure_leakage(
-    activations: Activations, responses: BrainResponses, *, n_bootstrap: int = 1000, seed: int = 0, **options: Any
+    activations: Activations,
+    responses: BrainResponses,
+    *,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Leakage:
     """Score with shuffled and with contiguous folds, to see what neighbours in time or text give away.
 
@@ -61,8 +68,12 @@ def measure_leakage(
         Draws of each interval, at least 1.
     seed
         Seed of the shuffled folds and of the draws.
+    progress
+        Called with (layers done, layers in all), where each layer counts twice.
     **options
-        Further options of `encode` (``layers``, ``n_folds``, ``alphas``, ...), the same for both.
+        Further options of `encode` (``layers``, ``n_folds``, ``alphas``, ...), the same for both, with two exceptions.
+        Unless ``gap`` is given, shuffled folds of a time series have no gap: a gap around every one of their test rows
+        leaves nothing to train on. And nothing is permuted, whatever ``n_permutations``.
 
     Returns
     -------
@@ -71,7 +82,7 @@ def measure_leakage(
     Raises
     ------
     InputError
-        As in `encode`; or ``folds`` given: the two schemes are what is compared.
+        As in `encode`; ``folds`` given: the two schemes are what is compared; or an option that `encode` does not have.
 
     References
     ----------
@@ -81,12 +92,27 @@ def measure_leakage(
         raise InputError("measure_leakage compares shuffled with contiguous folds: it takes no folds=")
     if n_bootstrap < 1:
         raise InputError(f"n_bootstrap must be 1 or more, got {n_bootstrap}")
+    known = [name for name in inspect.signature(encode).parameters if name not in ("activations", "responses", "folds")]
+    for name in options:
+        if name not in known:
+            close = near(name, known)
+            guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise InputError(f"measure_leakage has no option {name!r}.{guess} Known: {listed(known, 30)}")
     options = {**options, "n_permutations": 0, "n_bootstrap": n_bootstrap, "seed": seed}
-    scored = {
-        scheme: run(prepare(activations, responses, folds=scheme, **options), activations)
-        for scheme in ("shuffled", "contiguous")
-    }
-    return _compare(scored["shuffled"], scored["contiguous"])
+    gap = options.pop("gap", None)
+    studies = [
+        prepare(activations, responses, folds="shuffled", gap=0 if gap is None else gap, **options),
+        prepare(activations, responses, folds="contiguous", gap=gap, **options),
+    ]
+    scored = []
+    for number, study in enumerate(studies):
+
+        def told(done: int, n_layers: int, before: int = number) -> None:
+            if progress is not None:
+                progress(before * n_layers + done, 2 * n_layers)
+
+        scored.append(run(study, activations, told))
+    return _compare(*scored)
 
 
 def against_contiguous(result: Encoding, study: Study, activations: Activations) -> Encoding:

@@ -32,9 +32,10 @@ class Encoding(Result):
 
     Regions: ``region_r region_low region_high region_p region_p_max region_null_low region_null_high
     region_normalized (layer, region)``: mean over folds and over the usable voxels of an ROI, its 95 % bootstrap interval
-    over stimuli, and where permutations were asked for, its one-sided p, the p against the largest score of any layer and
-    region, and the middle 95 % of the permuted scores. ``region_draws (layer, region, draw)`` and ``region_null (layer,
-    region, permutation)`` are the draws behind them: two results with the same stimuli, folds and seed have paired draws.
+    over stimuli (a t interval over folds where each holds out one group), and where permutations were asked for, its
+    one-sided p, the p against the largest score of any layer and region, and the middle 95 % of the permuted scores.
+    ``region_draws (layer, region, draw)`` and ``region_null (layer, region, permutation)`` are the draws behind them: two
+    results with the same stimuli, folds and seed have paired draws.
 
     The best layer: ``best_layer (fold, region)`` is the layer with the highest inner R2, chosen from training stimuli
     only ("" where no penalty was chosen); ``best_r best_low best_high best_p (region)`` is what these layers scored on
@@ -76,7 +77,8 @@ class Encoding(Result):
     def summary(self) -> pd.DataFrame:
         """Return one row a layer and ROI: ``layer roi n_voxels r ceiling normalized low high p p_max null_low null_high``.
 
-        ``normalized`` is the region's r divided by its mean ceiling; ``low`` and ``high`` bound r, not ``normalized``.
+        ``normalized`` is the region's r divided by its mean ceiling; ``low`` and ``high`` bound r, not ``normalized``. With
+        shuffled folds ``r_contiguous`` stands beside.
         """
         import pandas as pd
 
@@ -93,9 +95,16 @@ class Encoding(Result):
                         "ceiling": float(self.data["region_ceiling"].values[j]),
                         "normalized": float(self.data["region_normalized"].values[i, j]),
                         **value,
+                        **self._contiguous(i, j),
                     }
                 )
         return pd.DataFrame(rows)
+
+    def _contiguous(self, layer: int, region: int) -> dict[str, float]:
+        """Return the score of contiguous folds, where the result is one of shuffled folds."""
+        if "region_r_contiguous" not in self.data:
+            return {}
+        return {"r_contiguous": float(self.data["region_r_contiguous"].values[layer, region])}
 
     def best(self) -> pd.DataFrame:
         """Return one row an ROI: how the layer chosen inside the training folds scores on the stimuli held out.

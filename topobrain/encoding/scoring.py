@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 ALPHAS = tuple(float(a) for a in np.logspace(-1, 7, 17))
 """Default penalties, for standardised features: from almost none to almost constant predictions."""
+
+FEW_STIMULI = 10
+"""Fewer test stimuli in a fold are warned of: the standard error of r is a third."""
 
 Progress = Callable[[int, int], None]
 
@@ -91,6 +95,7 @@ def prepare(
     InputError
         Whatever makes the study impossible: differing stimuli, leaking folds, impossible options.
     """
+    require_inputs(activations, responses)
     responses = chosen_voxels(responses, targets)
     counts = {name: options.get(name, 0) for name in ("n_bootstrap", "n_permutations")} | {"seed": seed}
     if min(counts.values()) < 0:
@@ -115,6 +120,30 @@ def prepare(
     }
     made = PartOptions(alphas=tuple(grid.tolist()), seed=seed, **options)
     return Study(names, rows, mask, responses, design, made, further)
+
+
+def require_inputs(activations: Any, responses: Any) -> None:
+    """Raise unless activations come first and brain responses second."""
+    if isinstance(activations, BrainResponses) and isinstance(responses, Activations):
+        raise InputError("activations come first, brain responses second: encode(activations, responses)")
+    if not isinstance(activations, Activations):
+        raise InputError(
+            f"expected Activations, got {type(activations).__name__}: make them with tb.extract(model, responses.stimuli), or "
+            "from arrays with Activations.from_arrays({'layer': values}, responses.stimuli)"
+        )
+    if not isinstance(responses, BrainResponses):
+        raise InputError(f"expected BrainResponses, got {type(responses).__name__}: tb.load_responses reads them")
+
+
+def tell_small_folds(design: Design) -> None:
+    """Warn where a fold tests so few stimuli that its correlation says little."""
+    small = min(len(test) for _, test in design.outer)
+    if small < FEW_STIMULI:
+        warnings.warn(
+            f"a fold tests {small} stimuli: r of so few swings widely by chance, and the interval does not cover all of that; "
+            "give n_permutations to see what chance gives",
+            stacklevel=3,
+        )
 
 
 def encode(
@@ -161,9 +190,9 @@ def encode(
         ``"auto"`` and ``"contiguous"``: blocks in the order of the stimuli; ``"leave-one-out"``: each group (run,
         passage, subject) is held out once; ``"shuffled"``: seeded random folds, which leak between neighbours in time,
         so it is never the default: the leak is measured and told; a number: that many contiguous folds; or explicit
-        (train, test) row pairs.
+        (train, test) row pairs, or the fold number of each row.
     n_folds, inner_folds
-        Number of outer and inner folds.
+        Number of outer and inner folds; with ``folds="auto"`` at most as many as there are groups.
     selection
         ``"kfold"``, ``"gcv"`` or ``"loo"``, see `topobrain.stats.ridge_cv`. The last two are closed forms that treat
         stimuli as independent.
@@ -174,11 +203,12 @@ def encode(
     units
         Boolean mask over all units (for instance ``Selectivity.select``): only these predict.
     gap
-        Rows dropped from training around each test block; default 6 for time series, else 0. It does not reach across
-        the borders of runs (stimulus column ``run``).
+        Rows dropped from training around each test block; by default 12 s of a time series (6 volumes where its ``tr_s`` is not
+        known), else 0. It does not reach across the borders of runs (stimulus column ``run``). Explicit folds of a time
+        series must keep it; ``gap=0`` lets them do without.
     n_bootstrap
-        Draws of the interval over stimuli, 0 for none. Where a fold tests a single group (leave one run out), whole folds
-        are drawn.
+        Draws of the interval over stimuli, 0 for none. Where a fold tests a single group (leave one run out), the
+        interval is Student's over folds (NaN with fewer than three).
     n_permutations
         Permutations of the responses for p and the null band, 0 for none; each is fitted again, with the penalties of the
         true fit. Responses to passages and time series are shifted round instead of shuffled.
@@ -210,7 +240,8 @@ def encode(
     Warns
     -----
     UserWarning
-        Shuffled folds score higher than contiguous ones by more than chance: neighbours leak.
+        Shuffled folds score higher than contiguous ones by more than chance: neighbours leak. Or a fold tests fewer than ten
+        stimuli.
 
     References
     ----------
@@ -223,6 +254,7 @@ def encode(
         selection=selection, standardize=standardize, n_bootstrap=n_bootstrap, n_permutations=n_permutations,
         precision=precision, device=device, max_memory=max_memory,
     )  # fmt: skip
+    tell_small_folds(study.design)
     result = run(study, activations, progress)
     if study.design.outer.scheme == "shuffled":
         from topobrain.encoding.leakage import against_contiguous

@@ -49,22 +49,16 @@ def connected(scheduler: str) -> Iterator[Any]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise InputError(f"--scheduler needs Dask, which is not installed: {INSTALL}") from error
-    if scheduler.startswith("local:"):
-        number = scheduler.removeprefix("local:")
-        if not number.isdecimal() or int(number) < 1:
-            raise InputError(f"scheduler {scheduler!r}: expected a number of processes, as in 'local:2'")
+    number = check_scheduler(scheduler)
+    if number is not None:
         with (
             LocalCluster(
-                n_workers=int(number), threads_per_worker=1, processes=True, dashboard_address=":0"
+                n_workers=number, threads_per_worker=1, processes=True, dashboard_address=":0"
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):  # fmt: skip
             yield client
         return
-    if "://" not in scheduler:
-        raise InputError(
-            f"scheduler {scheduler!r} is no address: expected tcp://HOST:PORT, or local:N for N processes here"
-        )
     try:
         client = Client(scheduler, set_as_default=False, timeout=CONNECT_SECONDS)
     except ValueError as error:
@@ -76,6 +70,24 @@ def connected(scheduler: str) -> Iterator[Any]:
         ) from error
     with _quiet("distributed.client"), client:
         yield client
+
+
+def check_scheduler(scheduler: object) -> int | None:
+    """Return the number of processes of ``"local:N"``, None for an address; raise for what is neither.
+
+    >>> check_scheduler("local:2"), check_scheduler("tcp://10.0.0.1:8786")
+    (2, None)
+    """
+    if isinstance(scheduler, str) and scheduler.startswith("local:"):
+        number = scheduler.removeprefix("local:")
+        if not number.isdecimal() or int(number) < 1:
+            raise InputError(f"scheduler {scheduler!r}: expected a number of processes, as in 'local:2'")
+        return int(number)
+    if not isinstance(scheduler, str) or "://" not in scheduler:
+        raise InputError(
+            f"scheduler {scheduler!r} is no address: expected tcp://HOST:PORT, or local:N for N processes here"
+        )
+    return None
 
 
 @contextmanager
@@ -233,14 +245,16 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]
         """Return a batch's result, or raise what became of it."""
         from distributed import KilledWorker
 
+        from topobrain.jobs.work import KEPT
+
         task, future = (out.task, None) if isinstance(out, _Lost) else out
         if future is not None and future.status == "finished":
             return future.result()
         error = future.exception() if future is not None and future.status == "error" else None
         if isinstance(error, KilledWorker):
             raise ClusterError(
-                f"{task.label}: the workers that ran it died, one after another, most likely for want of memory. Use a "
-                "smaller --voxel-chunk or --max-memory, or workers with more memory; parts that are done are kept"
+                f"{task.label}: the workers that ran it died, one after another, most likely for want of memory. Use "
+                f"workers with more memory, or a smaller --max-memory or --voxel-chunk; {KEPT}"
             )
         if error is None:
             raise ClusterError(

@@ -11,15 +11,18 @@ from typing import Any, Literal, overload
 from topobrain._checks import InputError, unknown
 from topobrain.activations import Activations
 from topobrain.encoding.result import Encoding
+from topobrain.jobs.cluster import check_scheduler
 from topobrain.jobs.parts_store import PartsStore
 from topobrain.jobs.plan import Costing, Plan, PlannedJob
-from topobrain.jobs.running import Backend, run_jobs
+from topobrain.jobs.running import Backend, require_count, run_jobs
 from topobrain.jobs.studies import ReadyStudy, made_ready
 from topobrain.responses import BrainResponses
 from topobrain.results import load_result
 from topobrain.store.cache import cache_directory
 
 Progress = Callable[[int, int], None]
+
+NO_MODEL = "no model was given: expected names, models or activations, one or more"
 
 LOADING = ("weights", "device")
 """Options of extraction that belong to `load_model`."""
@@ -105,8 +108,13 @@ def encode_all(
     """
     if isinstance(models, str | os.PathLike | Activations) or not isinstance(models, Iterable):
         raise InputError("encode_all scores several models: expected a list of names, models or activations")
-    if n_workers < 1:
-        raise InputError(f"n_workers must be 1 or more, got {n_workers}")
+    require_count("n_workers", n_workers)
+    if voxel_chunk is not None:
+        require_count("voxel_chunk", voxel_chunk)
+    if scheduler is not None:
+        check_scheduler(scheduler)
+    if layers is not None and not len(layers):
+        raise InputError("layers=[] leaves nothing to score: name one layer or more, or None for all")
     _check_options(options)
     options = {**options, "layers": layers, "targets": _targets(options.get("targets"), subjects)}
     place = PartsStore(default_store() if store is None else store)
@@ -122,7 +130,7 @@ def encode_all(
         for label, activations in _each(models, responses, layers, extraction or {}):
             ready.append(made_ready(activations, responses, place, label=label, **ready_for))
         if not ready:
-            raise InputError("no model was given: expected names, models or activations, one or more")
+            raise InputError(NO_MODEL)
         jobs = list({job.key: job for study in ready for job in study.jobs}.values())
         left = [job for job in jobs if place.part(job.key) is None]
         if progress is not None:
@@ -206,7 +214,9 @@ def _plan(
     """Return the plan, from activations where they are given and from a model's sheets where they are not."""
     jobs: list[PlannedJob] = []
     input_bytes, costing = 0, Costing.measured()
+    given_any = False
     for given in models:
+        given_any = True
         activations = _read(given)
         if activations is None:
             jobs += costing.of_name(
@@ -217,6 +227,8 @@ def _plan(
         ready = made_ready(activations, responses, place, label=_label(activations, given), write=False, **ready_for)
         jobs += costing.of_study(ready, place)
         input_bytes += ready.input_bytes(activations)
+    if not given_any:
+        raise InputError(NO_MODEL)
     return Plan(tuple(jobs), _number_of(workers), costing.rates, input_bytes, str(place.directory))
 
 
@@ -226,9 +238,9 @@ def _number_of(workers: str | int) -> int:
         return workers
     from topobrain.jobs.cluster import connected, n_threads
 
-    local = workers.removeprefix("local:")
-    if local != workers and local.isdecimal():
-        return max(1, int(local))
+    local = check_scheduler(workers)
+    if local is not None:
+        return local
     with connected(workers) as client:
         return n_threads(client)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy as np
+
 from topobrain._checks import InputError, require_choice
 from topobrain.jobs.work import Done, Job, run_job
 
@@ -49,8 +51,7 @@ def run_jobs(
     JobError, DataFileError, ClusterError
         What went wrong in a job, naming it. Parts of the jobs that were done are kept.
     """
-    if n_workers < 1:
-        raise InputError(f"n_workers must be 1 or more, got {n_workers}")
+    require_count("n_workers", n_workers)
     require_choice("backend", backend, ("loky", "threading"))
     done: list[Done] = []
     if not jobs:
@@ -64,6 +65,14 @@ def run_jobs(
             if progress is not None:
                 progress(n_done + len(done), n_done + len(jobs))
     return done
+
+
+def require_count(what: str, given: object) -> None:
+    """Raise unless ``given`` is a whole number of 1 or more."""
+    if isinstance(given, bool) or not isinstance(given, int | np.integer):
+        raise InputError(f"{what} must be a whole number of 1 or more, got {given!r}")
+    if given < 1:
+        raise InputError(f"{what} must be 1 or more, got {given}")
 
 
 @contextmanager

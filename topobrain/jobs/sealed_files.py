@@ -56,21 +56,33 @@ def write_sealed(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> None
     seal = json.dumps({"key": key, "sha256": digest_of(plain)})
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **plain, **{SEAL: np.frombuffer(seal.encode(), dtype=np.uint8)})
+    write_whole(path, content.getbuffer())
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write bytes under a temporary name, make sure that they are on the disk, and rename.
+
+    Raises
+    ------
+    DataFileError
+        The disk is full, or the folder cannot be written. Nothing is left behind.
+    """
     # host, process and a random token: two processes, also of two machines, never share a temporary name
     token = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
     temporary = path.with_name(f".{path.name}.{token}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
-            stream.write(content.getbuffer())
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        size = content.getbuffer().nbytes
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = f": {size / 2**20:.1f} MiB more are needed there; free space or name another store" if full else ""
+        advice = (
+            f": {len(content) / 2**20:.1f} MiB more are needed there; free space or name another store" if full else ""
+        )
         raise DataFileError(f"cannot write {path}: {error.strerror or error}{advice}") from error
     finally:
         with contextlib.suppress(OSError):
@@ -113,6 +125,21 @@ def read_sealed(path: Path, key: str) -> dict[str, np.ndarray]:
     if digest != digest_of(arrays):
         raise DataFileError(f"{path} was altered: its content does not match its seal")
     return arrays
+
+
+def file_digest(path: Path) -> str:
+    """Return a hash of a file's bytes.
+
+    Raises
+    ------
+    DataFileError
+        The file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataFileError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def sweep(folder: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from topobrain._checks import DataFileError, InputError
+from topobrain._checks import DataFileError
 from topobrain.activations import Activations
 from topobrain.encoding.assembling import assemble, region_numbers
 from topobrain.encoding.cross_validation import Design
@@ -21,10 +22,11 @@ from topobrain.encoding.scoring import Study, prepare
 from topobrain.jobs.costs import ridge_plan
 from topobrain.jobs.orders import Order, to_arrays
 from topobrain.jobs.parts_store import PartsStore
-from topobrain.jobs.sealed_files import digest_of
+from topobrain.jobs.running import require_count
+from topobrain.jobs.sealed_files import digest_of, file_digest, write_whole
 from topobrain.jobs.work import Job, decision_digest, features_digest, part_key, responses_digest
 from topobrain.responses import BrainResponses
-from topobrain.results import Result, load_result
+from topobrain.results import Result
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def together(responses: BrainResponses) -> np.ndarray:
 
 def chunks_of(responses: BrainResponses, voxel_chunk: int | None) -> list[Chunk]:
     """Divide the voxels of each subject into runs of at most ``voxel_chunk`` (None: one run a subject)."""
-    if voxel_chunk is not None and voxel_chunk < 1:
-        raise InputError(f"voxel_chunk must be 1 or more, got {voxel_chunk}")
+    if voxel_chunk is not None:
+        require_count("voxel_chunk", voxel_chunk)
     labels, found, first = responses.labels("subject"), [], 0
     for subject in responses.subjects:
         n_voxels = int((labels == subject).sum())
@@ -250,11 +252,19 @@ def _responses_file(responses: BrainResponses, turn: np.ndarray, store: PartsSto
 
 
 def _kept(result: Result, path: Path) -> Path:
-    """Write an input into the store, unless it is there and opens."""
+    """Write an input into the store with a hash of the file beside it, unless both are there and agree."""
+    beside = path.with_name(f"{path.name}.sha256")
     if path.is_file():
-        try:
-            load_result(path, lazy=True).data.close()
+        if _read_text(beside) == file_digest(path):
             return path
-        except (DataFileError, InputError):
-            pass  # damaged: a whole one takes its place
-    return result.save(path)
+        warnings.warn(f"{path} was altered or not finished. It is written again", stacklevel=2)
+    result.save(path)
+    write_whole(beside, file_digest(path).encode())
+    return path
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except (OSError, ValueError):  # missing, or damaged itself
+        return None

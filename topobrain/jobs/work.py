@@ -24,9 +24,16 @@ from topobrain.jobs.parts_store import PartsStore
 from topobrain.jobs.sealed_files import digest_of
 from topobrain.responses import BrainResponses
 from topobrain.results import Result, load_result
+from topobrain.stats.ridge.memory import parse_memory
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised whenever a change of the code changes the numbers of a part: parts made before are then made again."""
+
+KEPT = (
+    "parts that are done are used again, but with other voxel chunks, and with another memory bound where fits are not in "
+    "float64, all are made again"
+)
+"""What a change of these options means for a study that was begun."""
 
 Precision = Literal["auto", "float64", "mixed", "float32"]
 
@@ -106,8 +113,17 @@ def part_key(features: str, responses: str, layer: str, start: int, stop: int, d
 
 
 def decision_digest(design: Design, options: PartOptions, n_regions: int) -> str:
-    """Return a hash of what decides the numbers of a part beside its data: folds, groups, options."""
-    return digest_of(to_arrays((design, options)), n_regions=n_regions)
+    """Return a hash of what decides the numbers of a part beside its data: folds, groups, options.
+
+    Of the device the kind counts (the processor, CUDA), not which one it is. The memory bound says how many voxels are
+    worked on at a time. In float64 that moves scores by 1e-15, and the null by the rounding of its float32 products
+    (1e-8), which its comparisons allow for: the bound is left out. Where penalties are chosen in float32 it moves the
+    losses by 1e-6 of their size, which may decide between two penalties: there the bound counts.
+    """
+    kind = None if options.device is None else options.device.partition(":")[0]
+    bound = None if options.precision == "float64" else parse_memory(options.max_memory)
+    counted = replace(options, max_memory=bound, device=None if kind == "cpu" else kind)
+    return digest_of(to_arrays((design, counted)), n_regions=n_regions)
 
 
 def run_job(job: Job) -> Done:
@@ -250,8 +266,8 @@ def memory_advice(n_voxels: int) -> Iterator[None]:
             raise
         raise InputError(
             f"out of memory with {n_voxels} voxels at a time ({str(error).splitlines()[0] if str(error) else 'no detail'}): "
-            f"use a smaller voxel chunk (--voxel-chunk {max(1, n_voxels // 2)}), bound the fits (--max-memory), or run "
-            "fewer workers on one machine"
+            f"bound the fits (--max-memory), run fewer workers on one machine, or use a smaller voxel chunk (--voxel-chunk "
+            f"{max(1, n_voxels // 2)}); {KEPT}"
         ) from error
 
 

@@ -68,7 +68,8 @@ def encoding(
     Raises
     ------
     InputError
-        Results of different depth, several ROIs for one Axes, or ``normalized`` without a ceiling above 0.
+        Results of different depth or (without ``roi``) of different ROIs, several ROIs for one Axes, or ``normalized``
+        without a ceiling above 0.
     """
     import matplotlib.pyplot as plt
 
@@ -82,6 +83,14 @@ def encoding(
     if alone and roi is None and len(regions) > 1:
         raise InputError(f"name the ROI to draw into one Axes (roi=...): {regions}")
     shown = [roi or regions[0]] if alone else regions
+    for name, one in results.items() if roi is None else ():
+        for region in (*regions, *one.regions):
+            if region not in one.regions or region not in regions:
+                lacking = name if region not in one.regions else first_name(results)
+                raise InputError(
+                    f"the results have different ROIs: {lacking!r} has no {region!r}. Name one that all of them have "
+                    "(roi=...), or draw them apart"
+                )
     if normalized and not any(_ceiling(one, region) > 0 for one in results.values() for region in shown):
         raise InputError("no noise ceiling is known here: draw r as it is (normalized=False)")
     if alone:

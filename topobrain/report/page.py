@@ -268,6 +268,16 @@ def _warnings(result: Result) -> Iterator[str]:
     options = result.provenance.get("encoding", {})
     if options.get("folds") == "shuffled":
         yield _told_of_leaks(result)
+    if options.get("folds") == "given":
+        yield (
+            "Folds were given, not made here: whether neighbours in time or text stand on both sides of a split is for "
+            "whoever made them to answer."
+        )
+    if options.get("allow_duplicates"):
+        yield (
+            "allow_duplicates was set: stimuli that are equal, or that look equal to every layer, may stand in training and "
+            "in test, which raises scores."
+        )
     if options.get("selection_note"):
         yield f"Penalties: {options['selection_note']}."
     if not np.isfinite(result.data["best_r"].values).any() and np.isfinite(result.data["region_r"].values).any():
@@ -301,8 +311,8 @@ def _told_of_leaks(result: Encoding) -> str:
 def _table(result: Result) -> pd.DataFrame:
     """Return a result's table with its model first; of shuffled folds with the contiguous scores beside."""
     table = result.summary()
-    if isinstance(result, Encoding) and "region_r_contiguous" in result.data:
-        table.insert(list(table).index("r") + 1, "r_contiguous", result.data["region_r_contiguous"].values.ravel())
+    if {"r", "r_contiguous"} <= set(table):
+        table.insert(list(table).index("r") + 1, "r_contiguous", table.pop("r_contiguous"))
     table = table if "model" in table else table.assign(model=model_of(result))
     return table[["model", *[column for column in table if column != "model"]]]
 

@@ -67,7 +67,11 @@ def noise_ceiling(
         signal = np.maximum(total - noise * share, 0.0)
         left = noise * (share if averaged is None else 1 / averaged)
         ceiling = np.sqrt(signal / (signal + left))
-    return np.asarray(np.where(n_stimuli >= 3, ceiling, np.nan), dtype=np.float64)
+        # means over repeats of one value differ from it by rounding, which is no signal
+        varies = (
+            np.where(given, values, -np.inf).max(axis=(0, 1)) - np.where(given, values, np.inf).min(axis=(0, 1))
+        ) > (1e-12 * np.abs(np.where(given, values, 0.0)).max(axis=(0, 1)))
+    return np.asarray(np.where((n_stimuli >= 3) & varies, ceiling, np.nan), dtype=np.float64)
 
 
 def spearman_brown(r: float | np.ndarray, factor: float = 2.0) -> np.ndarray:

@@ -122,8 +122,8 @@ def make_folds(
     Raises
     ------
     InputError
-        Fewer groups than folds, a fold left without training rows by the gap, a group that lies in two runs where runs are
-        cut, or labels that do not fit the rows.
+        A number of folds that is not whole, fewer groups than folds, a fold left without training rows by the gap, a group
+        that lies in two runs where runs are cut, or labels that do not fit the rows.
 
     Examples
     --------
@@ -139,6 +139,8 @@ def make_folds(
         raise InputError(f"all {n} rows belong to one group (duplicated stimuli count as one): none can be held out")
     if not gap >= 0:
         raise InputError(f"gap must be 0 or more rows, got {gap}")
+    if n_folds is not None and (isinstance(n_folds, bool) or not isinstance(n_folds, int | np.integer)):
+        raise InputError(f"n_folds must be a whole number, 2 to {len(sizes)}, got {n_folds!r}")
     place, run = _places(n, positions, runs)
     if scheme == "leave-one-out":
         if n_folds not in (None, len(sizes)):
@@ -195,7 +197,8 @@ def given_folds(splits: Any, n_rows: int) -> Folds:
     Raises
     ------
     InputError
-        A pair that is none, rows that do not exist or occur on both sides, a row tested twice; the fold is named.
+        A pair that is none, rows that are no whole numbers, do not exist, occur on both sides or twice in training, a row
+        tested twice; the fold is named.
 
     Examples
     --------
@@ -214,7 +217,7 @@ def given_folds(splits: Any, n_rows: int) -> Folds:
     pairs: list[Split] = []
     for number, pair in enumerate(splits):
         try:
-            train, test = (np.asarray(rows, dtype=np.int64).reshape(-1) for rows in pair)
+            train, test = (_row_numbers(rows) for rows in pair)
         except (TypeError, ValueError) as error:
             raise InputError(f"fold {number} is no (train, test) pair of row numbers: {error}") from error
         if (
@@ -227,11 +230,31 @@ def given_folds(splits: Any, n_rows: int) -> Folds:
         both = np.intersect1d(train, test)
         if both.size:
             raise InputError(f"fold {number} has rows in both training and test: {listed(both, 5)}")
+        rows, count = np.unique(train, return_counts=True)
+        if (count > 1).any():
+            raise InputError(
+                f"fold {number} names training rows more than once: {listed(rows[count > 1], 5)}; expected each row once"
+            )
         pairs.append((train, test))
     tested = np.concatenate([test for _, test in pairs]) if pairs else np.zeros(0)
     if not pairs or len(np.unique(tested)) != len(tested):
         raise InputError("folds must be one or more (train, test) pairs whose test rows do not overlap")
     return Folds(tuple(pairs), "given")
+
+
+def _row_numbers(rows: Any) -> np.ndarray:
+    """Return row numbers as integers, or raise ValueError: numbers that are not whole would be cut to other rows."""
+    given = np.asarray(rows).reshape(-1)
+    if given.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if given.dtype.kind == "b":
+        raise ValueError("got a mask of True and False; np.flatnonzero(mask) gives its row numbers")
+    if given.dtype.kind not in "iuf":
+        raise ValueError(f"got values of type {given.dtype}")
+    broken = given[~np.isfinite(given) | (np.floor(given) != given)] if given.dtype.kind == "f" else given[:0]
+    if broken.size:
+        raise ValueError(f"rows must be whole numbers, got {listed(broken, 3)}")
+    return given.astype(np.int64)
 
 
 def _places(
@@ -295,6 +318,60 @@ def _cut(sizes: np.ndarray, n_folds: int) -> np.ndarray:
         remaining = len(fold) - rank
         fold[rank] = max(min(fold[rank], highest), lowest, n_folds - remaining)
     return fold
+
+
+def check_gap(
+    folds: Folds,
+    gap: int | float,
+    runs: Sequence[Hashable] | np.ndarray | None,
+    positions: Sequence[float] | np.ndarray | None = None,
+) -> None:
+    """Raise if a fold trains on rows that lie within a gap of its test rows: neighbours in time share their signal.
+
+    Parameters
+    ----------
+    folds
+        Folds, usually made by the caller (`given_folds`).
+    gap
+        Distance, in the unit of ``positions``, that training rows must exceed; 0 asks for none.
+    runs
+        Run of each row, or None for one run: rows of different runs are never near.
+    positions
+        Place of each row in time, default 0, 1, 2, ... (of all rows, not of each run).
+
+    Raises
+    ------
+    InputError
+        A fold trains on a row too near a test row of its run: fold, rows and gap are named.
+
+    Examples
+    --------
+    >>> check_gap(given_folds([([4, 5], [0, 1])], 6), 2, None)
+    >>> check_gap(given_folds([([2, 3], [0, 1])], 4), 2, runs=["a", "a", "b", "b"])
+    """
+    if not gap >= 0:
+        raise InputError(f"gap must be 0 or more rows, got {gap}")
+    if gap == 0:
+        return
+    given = runs if runs is not None else positions
+    highest = max(int(max(rows.max() for rows in pair)) for pair in folds)
+    place, run = _places(highest + 1 if given is None else len(given), positions, runs)
+    if len(place) <= highest:
+        raise InputError(f"folds name row {highest}, but runs or positions have {len(place)} rows: expected one each")
+    for number, (train, test) in enumerate(folds):
+        distance = _distance(place, run, train, test)
+        close = np.flatnonzero(distance <= gap)
+        if close.size == 0:
+            continue
+        row = int(train[close[np.argmin(distance[close])]])
+        beside = test[run[test] == run[row]]
+        neighbour = int(beside[np.argmin(np.abs(place[beside] - place[row]))])
+        raise InputError(
+            f"fold {number} trains on {close.size} row(s) within the gap of {gap} around its test rows: row {row} is "
+            f"{distance[close].min():g} from test row {neighbour} of the same run. Neighbours in time share their signal, so "
+            "scores would be inflated; leave these rows out of training, let folds be made (contiguous, with this gap), or "
+            "say gap=0 if they are meant to be there"
+        )
 
 
 def check_leaks(folds: Folds, alike: np.ndarray, texts: Sequence[str], groups: Sequence[Hashable] | None) -> None:

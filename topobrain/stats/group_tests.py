@@ -232,6 +232,24 @@ def percentile_interval(
     return bounds[0], bounds[1]
 
 
+def t_interval(values: Float[np.ndarray, "fold ..."], level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds of Student's interval of the mean over the first axis; NaN with fewer than three values.
+
+    >>> [round(float(bound), 4) for bound in t_interval(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))]
+    [1.0368, 4.9632]
+    """
+    from scipy.stats import t
+
+    if not 0 < level < 1:
+        raise InputError(f"level must lie between 0 and 1, got {level}")
+    table = np.asarray(values, dtype=np.float64)
+    n, mean = len(table), table.mean(axis=0)
+    if n < 3:
+        return np.full(mean.shape, np.nan), np.full(mean.shape, np.nan)
+    away = t.ppf((1 + level) / 2, n - 1) * table.std(axis=0, ddof=1) / np.sqrt(n)
+    return mean - away, mean + away
+
+
 def max_statistic_p(
     observed: Float[np.ndarray, " column"], largest: Float[np.ndarray, " permutation"]
 ) -> Float[np.ndarray, " column"]:

@@ -228,7 +228,9 @@ def region_means(sums: Float[np.ndarray, "fold region draw"], n_usable: np.ndarr
 def permuted_rows(n: int, n_permutations: int, scheme: Scheme, seed: int) -> Int[np.ndarray, "permutation stimulus"]:
     """Return, for each permutation, the row whose response each stimulus is given.
 
-    ``"stimuli"`` permutes all rows; ``"circular"`` shifts them round by a random number of rows.
+    ``"stimuli"`` permutes all rows; ``"circular"`` shifts them round by a random number of rows, from none to all but
+    one. There are only ``n`` shifts, and the true order is one of them: without it, p would go below the ``1 / n`` that
+    so few shifts allow.
     """
     require_choice("permutation scheme", scheme, ("stimuli", "circular"))
     if n_permutations < 1:
@@ -236,7 +238,7 @@ def permuted_rows(n: int, n_permutations: int, scheme: Scheme, seed: int) -> Int
     rng = np.random.default_rng(seed)
     if scheme == "stimuli":
         return rng.permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
-    return np.asarray((np.arange(n) + rng.integers(1, n, size=(n_permutations, 1))) % n)
+    return np.asarray((np.arange(n) + rng.integers(0, n, size=(n_permutations, 1))) % n)
 
 
 def permutation_null(
@@ -265,7 +267,7 @@ def permutation_null(
     folds
         The outer folds.
     alpha
-        Penalty of each fold and voxel; NaN leaves a voxel out.
+        Penalty of each fold and voxel, 0 or more; NaN leaves a voxel out.
     roi
         Region number of each voxel, 0, 1, ...
     standardize
@@ -273,8 +275,8 @@ def permutation_null(
     n_permutations
         Number of permutations.
     scheme
-        ``"stimuli"`` for independent stimuli; ``"circular"`` shifts all responses round by a random number of rows and
-        so keeps the order within passages and time series.
+        ``"stimuli"`` for independent stimuli; ``"circular"`` shifts all responses round by a random number of rows (none
+        included) and so keeps the order within passages and time series; p is then about ``1 / n`` at the least.
     seed
         Seed of the permutations.
 
@@ -298,7 +300,7 @@ def permuted_scores(
     roi: Int[np.ndarray, " voxel"],
     *,
     n_regions: int,
-    observed: Float[np.ndarray, " voxel"] | None = None,
+    observed: Float[np.ndarray, "*fold voxel"] | None = None,
     standardize: bool = False,
     n_permutations: int = 1000,
     scheme: Scheme = "stimuli",
@@ -327,7 +329,8 @@ def permuted_scores(
     n_regions
         Number of regions, also of those that have no voxel here.
     observed
-        The voxels' true mean r over folds, for ``at_least``.
+        The voxels' true r, for ``at_least``: of each fold (fold, voxel), or their mean (voxel,). A permutation that happens
+        to be the true order is given these scores, so that rounding does not decide whether it reaches them.
     max_memory
         What working arrays may take beside X and Y, in bytes or as text (default ``"1 GiB"``); voxels are taken in chunks
         that keep it.
@@ -344,16 +347,29 @@ def permuted_scores(
     Raises
     ------
     InputError
-        No permutation, arrays that do not fit together, or a memory bound that not even one voxel fits in.
+        No permutation, arrays that do not fit together, a negative or infinite penalty, or a memory bound that not even
+        one voxel fits in.
     """
     orders = permuted_rows(len(Y), n_permutations, scheme, seed)
     n_voxels = Y.shape[1]
     roi = _check_regions(roi, n_voxels, n_regions)
     if np.shape(alpha) != (len(folds), n_voxels):
         raise InputError(f"alpha has shape {np.shape(alpha)}, expected {len(folds)} folds x {n_voxels} voxels")
-    reference = np.full(n_voxels, np.nan) if observed is None else np.asarray(observed, dtype=np.float64)
-    if reference.shape != (n_voxels,):
-        raise InputError(f"observed has shape {reference.shape}, expected a score for each of {n_voxels} voxels")
+    alpha = np.asarray(alpha, dtype=np.float64)
+    wrong = (alpha < 0) | np.isinf(alpha)
+    if wrong.any():
+        raise InputError(
+            f"penalties must be finite and 0 or more, or NaN to leave a voxel out; {int(wrong.sum())} of {alpha.size} "
+            f"are not, e.g. {alpha[wrong][0]}"
+        )
+    true = np.full(n_voxels, np.nan) if observed is None else np.asarray(observed, dtype=np.float64)
+    if true.shape not in ((n_voxels,), np.shape(alpha)):
+        raise InputError(
+            f"observed has shape {true.shape}, expected a score for each of {n_voxels} voxels, or of each fold and voxel"
+        )
+    true = np.broadcast_to(true, alpha.shape)
+    reference = true.mean(axis=0)
+    unmoved = np.flatnonzero((orders == np.arange(len(Y))).all(axis=1))
     voxels = np.flatnonzero(np.isfinite(Y).all(axis=0) & np.isfinite(alpha).all(axis=0))
     sums = np.zeros((len(folds), n_regions, n_permutations))
     at_least, largest = np.full(n_voxels, np.nan), np.full(n_permutations, -np.inf)
@@ -368,12 +384,16 @@ def permuted_scores(
         total = np.zeros((n_permutations, chunk.size), dtype=np.float32)
         for number, (train, test) in enumerate(folds):
             for own, r in work.scores(X, targets, train, test, alpha[number, chunk], standardize):
+                known = true[number, chunk[own]]
+                r[unmoved] = np.where(np.isfinite(known), known, r[unmoved])
                 total[:, own] += r / len(folds)
                 sums[number] += (r @ _region_columns(roi[chunk[own]], n_regions)).T
-        # a permutation that happens to be no permutation scores as observed, but for rounding
-        reached = (total >= reference[chunk] - 1e-6).sum(axis=0)
-        at_least[chunk] = np.where(np.isfinite(reference[chunk]), reached, np.nan)
-        largest = np.maximum(largest, total.max(axis=1))
+        known = reference[chunk]
+        reached = (total >= known - 1e-6).sum(axis=0)
+        at_least[chunk] = np.where(np.isfinite(known), reached, np.nan)
+        best = total.max(axis=1).astype(np.float64)
+        best[unmoved] = np.where(np.isfinite(known), known, total[unmoved]).max(axis=1)  # to the last digit
+        largest = np.maximum(largest, best)
     return PermutedScores(sums, np.bincount(roi[voxels], minlength=n_regions), at_least, largest)
 
 

@@ -23,6 +23,12 @@ Sampling = Literal["sum", "mean", "lanczos"]
 KERNEL_S = 32.0
 """Length of a haemodynamic kernel in seconds: what comes later is nothing."""
 
+SAME_TIME = 1e-6
+"""Part of a volume by which two times that mean the same may differ: rounding of onsets, sums of a TR."""
+
+PAUSE = 1.5
+"""Volumes of time from one volume's start to the next one's from which on there was a pause between them."""
+
 GAMMAS: dict[str, tuple[float, float, float, float]] = {
     "spm": (6.0, 16.0, 1.0, 0.167),
     "glover": (6.0, 12.0, 0.9, 0.48),
@@ -155,7 +161,7 @@ def hrf_kernel(
     Raises
     ------
     InputError
-        A time step or a length that is not above 0.
+        A time step or a length that is not above 0, or a grid so coarse or short that it misses the response.
 
     References
     ----------
@@ -172,7 +178,13 @@ def hrf_kernel(
     times = np.linspace(0.0, length_s, round(length_s / step)) - step
     peak, undershoot, scale, ratio = GAMMAS[model]
     values = gamma.pdf(times, peak / scale, scale=scale) - ratio * gamma.pdf(times, undershoot / scale, scale=scale)
-    kernel: np.ndarray = values / values.sum()
+    total = values.sum()
+    if not total > 0.05 / step:  # the area under the samples is .83 (spm) or .52 (glover) on a fine grid
+        raise InputError(
+            f"a haemodynamic response sampled every {step:g} s for {length_s:g} s has {len(values)} samples, which miss its "
+            f"peak (5 to 6 s): use a step of some seconds (tr_s / oversampling) and a length_s of about {KERNEL_S:g}"
+        )
+    kernel: np.ndarray = values / total
     return kernel
 
 
@@ -319,7 +331,8 @@ def drift_basis(
     Raises
     ------
     InputError
-        Neither ``order`` nor ``cutoff_s``, a cut-off without ``tr_s``, as many regressors as volumes.
+        Neither ``order`` nor ``cutoff_s``, an order that is no whole number, a cut-off without ``tr_s``, as many regressors
+        as volumes.
 
     References
     ----------
@@ -329,8 +342,8 @@ def drift_basis(
         raise InputError("say what drift is: order= (polynomial), cutoff_s= (cosines of longer periods), or both")
     parts = []
     if order is not None:
-        if order < 0:
-            raise InputError(f"order of the drift must be 0 or more, got {order}")
+        if not isinstance(order, int | np.integer) or isinstance(order, bool) or order < 0:
+            raise InputError(f"order of the drift must be a whole number, 0 or more, got {order!r}")
         # Legendre polynomials are nearly orthogonal here, plain powers of time are not.
         parts.append(np.polynomial.legendre.legvander(np.linspace(-1.0, 1.0, n_volumes), order))
     if cutoff_s is not None:
@@ -410,6 +423,8 @@ def zscore_runs(
     did, but a reason to hold out whole runs, or to let `encode` centre and scale from training rows.
     """
     X = _matrix(X, "columns").astype(np.float64)
+    if len(X) == 0:
+        raise InputError("there are 0 rows to z-score: expected at least one volume")
     scored = np.empty(X.shape)
     for part in run_slices(len(X), runs):
         there = X[part]
@@ -430,7 +445,9 @@ def sampling_weights(
 ) -> Any:
     r"""Return the sparse weights (volume, event) that take features of words, or other events, to volumes of one run.
 
-    ``"sum"``: 1 where the event lies in the volume, from its start to the next one's; a feature becomes a rate.
+    ``"sum"``: 1 where the event lies in the volume, from its start to the next one's; a feature becomes a rate. An event
+    that comes less than a millionth of ``tr_s`` before a volume begins in it. Where the next volume starts more than
+    1.5 ``tr_s`` later (a pause), the volume ends after ``tr_s``.
     ``"mean"``: those weights divided by the number of events in the volume; a volume without any gets 0.
     ``"lanczos"``: with :math:`u = 2 f\,(t_v - t_e)`, t_v the middle of the volume and f the cut-off,
     :math:`w = \mathrm{sinc}(u)\,\mathrm{sinc}(u / a)` for :math:`|u| < a`, else 0, times :math:`2 f\, tr`: like the sum, but
@@ -489,8 +506,13 @@ def sampling_weights(
         first = np.searchsorted(centre, when - reach, side="right")
         stop = np.searchsorted(centre, when + reach, side="left")
     else:
-        first = np.maximum(np.searchsorted(starts, when, side="right") - 1, 0)
-        stop = first + ((when >= starts[first]) & (when < starts[first] + tr_s))
+        # An onset written in milliseconds and a volume time summed up from a TR differ in the last bits: without room for
+        # that, a word at the very start of a volume would be given to the one before, or to none.
+        late = when + SAME_TIME * tr_s
+        ends = np.append(starts[1:], starts[-1] + tr_s)
+        ends = np.where(ends - starts > PAUSE * tr_s, starts + tr_s, ends)
+        first = np.maximum(np.searchsorted(starts, late, side="right") - 1, 0)
+        stop = first + ((late >= starts[first]) & (late < ends[first]))
     count = np.maximum(stop - first, 0)
     event = np.repeat(np.arange(len(when)), count)
     volume = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from topobrain._checks import InputError, listed, require_choice
-from topobrain.stats.folds import Split, make_folds
-from topobrain.stats.ridge.design import check_alphas, check_features
+from topobrain.stats.folds import Split
+from topobrain.stats.ridge.design import check_alphas, check_features, check_responses, in_memory
+from topobrain.stats.ridge.fitting import choose_device
 
 Selection = Literal["kfold", "gcv", "loo"]
 Scale = Literal["none", "trace"]
@@ -197,8 +198,8 @@ def nested_banded_ridge(
         shares mean equal power whatever the number of features, and penalties count in units of one stimulus. ``"none"``:
         not.
     precision
-        ``"float64"``; ``"mixed"``: products of the selection in float32, the rest in float64; ``"float32"``; ``"auto"``:
-        float64 up to 5e10 operations (a second or two), else mixed.
+        ``"float64"``; ``"mixed"`` and ``"float32"``: the products of K-fold selection in float32, the rest in float64;
+        ``"auto"``: float64 up to 5e10 operations (a second or two), else mixed.
     max_memory
         Bound on what is allocated beyond the inputs, in bytes or as text (``"2 GiB"``).
     device
@@ -342,9 +343,7 @@ def banded_ridge_cv(
         weights = _check_weights(n_weights, len(bands))
     models = np.ones((1, len(weights)), dtype=bool)
     task = _task(bands, alphas, weights, models, selection, standardize, scale, precision, max_memory, device)
-    n = len(next(iter(bands.values())))
-    splits = list(make_folds(np.arange(n), folds)) if isinstance(folds, int) else list(folds)
-    fit: BandedFit = task.fit(_targets(Y, bands), splits)
+    fit: BandedFit = task.fit(_targets(Y, bands), folds)
     return fit
 
 
@@ -378,10 +377,7 @@ def _check_weights(weights: np.ndarray, n_bands: int) -> np.ndarray:
 
 
 def _targets(Y: Any, bands: Mapping[str, np.ndarray]) -> np.ndarray:
-    array = np.asarray(Y)
-    n = len(next(iter(bands.values())))
-    if array.ndim != 2 or len(array) != n:
-        raise InputError(f"responses have shape {array.shape}, expected (stimulus, voxel) with {n} stimuli")
+    array = in_memory(check_responses(Y, len(next(iter(bands.values())))))
     return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
@@ -397,5 +393,14 @@ def _task(
     from topobrain.stats.ridge.banded_fitting import BandedTask
 
     return BandedTask(
-        bands, grid, weights, models, selection, standardize, scale == "trace", precision, max_memory, device or "cpu"
+        bands,
+        grid,
+        weights,
+        models,
+        selection,
+        standardize,
+        scale == "trace",
+        precision,
+        max_memory,
+        str(choose_device(device)),
     )

@@ -13,7 +13,7 @@ from topobrain.stats.correlation import column_correlation
 from topobrain.stats.folds import Split
 from topobrain.stats.ridge.band_search import Bands, Design, Refit, Search
 from topobrain.stats.ridge.banded import BandedFit, NestedBandedFit
-from topobrain.stats.ridge.design import usable_voxels
+from topobrain.stats.ridge.design import check_folds, check_nested, usable_voxels
 from topobrain.stats.ridge.kernel_search import STACK_BYTES, TILE, Choice, tiles
 from topobrain.stats.ridge.memory import FLOAT64_FLOPS, parse_memory, readable
 from topobrain.stats.ridge.workers import check_threads, working
@@ -53,13 +53,8 @@ class BandedTask:
         self, Y: np.ndarray, outer: Sequence[Split], inner: Sequence[Sequence[Split]], band_predictions: bool
     ) -> list[NestedBandedFit]:
         """Return the fit of each model."""
-        kfold = self.selection == "kfold"
-        if kfold and len(inner) != len(outer):
-            raise InputError(f"{len(outer)} outer folds need as many sets of inner folds, got {len(inner)}")
-        outer = [_rows(*pair) for pair in outer]
-        splits = [
-            [_rows(train[a], train[b]) for a, b in inner[k]] if kfold else [] for k, (train, _) in enumerate(outer)
-        ]
+        outer, inner = check_nested(outer, inner, len(Y), choosing=self._choosing)
+        splits = [[(train[a], train[b]) for a, b in within] for (train, _), within in zip(outer, inner, strict=True)]
         usable = _usable(Y, [train for train, _ in outer])
         voxels = np.flatnonzero(usable)
         held = self.weights[:, None] * self.models.T[:, :, None] > 0  # (candidate, model, band)
@@ -85,9 +80,14 @@ class BandedTask:
                 held.score(k, Y, test, voxels)
         return [held.fit(precision, int((~usable).sum())) for held in fits]
 
-    def fit(self, Y: np.ndarray, splits: Sequence[Split]) -> BandedFit:
+    @property
+    def _choosing(self) -> bool:
+        """Whether anything is chosen by inner folds."""
+        return self.selection == "kfold" and (len(self.grid) > 1 or bool((self.models.sum(axis=1) > 1).any()))
+
+    def fit(self, Y: np.ndarray, folds: int | Sequence[Split]) -> BandedFit:
         """Return the fit of one model to all rows."""
-        splits = [_rows(*pair) for pair in splits]
+        splits = check_folds(folds, len(Y)) if self._choosing else []
         rows, none = np.arange(len(Y)), np.arange(0)
         voxels = np.flatnonzero(_usable(Y, [rows]))
         p = [array.shape[1] for array in self.bands.values()]
@@ -135,8 +135,8 @@ class BandedTask:
         precision = self.precision
         if precision == "auto":
             precision = "float64" if self._flops(p, n_voxels, pairs) <= FLOAT64_FLOPS else "mixed"
-        whole = torch.float32 if precision == "float32" else torch.float64
-        bands = Bands.of(list(self.bands.values()), self.standardize, whole, self.device)
+        # designs and spectra in float64 whatever the precision: float32 does not resolve small penalties
+        bands = Bands.of(list(self.bands.values()), self.standardize, torch.float64, self.device)
         n = max(len(train) + len(test) for train, test in outer)
         rank = min(n, p)
         validated = max((len(b) for part in splits for _, b in part), default=0)
@@ -211,11 +211,6 @@ class _Held:
             self.bands, self.prediction, self.r, self.alpha, self.weight, self.loss, self.variance, self.edge,
             self.intercept, self.parts, precision, n_unusable,
         )  # fmt: skip
-
-
-def _rows(train: np.ndarray, test: np.ndarray) -> Split:
-    """Return row numbers as torch wants them: whole numbers that lie one after another in memory."""
-    return np.ascontiguousarray(train, dtype=np.int64), np.ascontiguousarray(test, dtype=np.int64)
 
 
 def _parts(voxels: np.ndarray) -> Iterator[np.ndarray]:

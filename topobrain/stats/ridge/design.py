@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from topobrain._checks import InputError
-from topobrain.stats.folds import Split
+from topobrain.stats.folds import Split, make_folds
 
 if TYPE_CHECKING:
     import torch
@@ -24,17 +24,41 @@ def is_tensor(values: object) -> TypeGuard[torch.Tensor]:
 
 def check_features(X: np.ndarray) -> np.ndarray:
     """Return features as float64, or raise naming the first missing or infinite value."""
-    X = np.asarray(X, dtype=np.float64)
-    check_matrix(X)
-    return X
+    return np.asarray(in_memory(check_matrix(X)), dtype=np.float64)
+
+
+def real_numbers(values: Any, what: str) -> Any:
+    """Return real numbers as an array or as a tensor without a gradient, not copied, or raise."""
+    if is_tensor(values):
+        if str(values.layout) != "torch.strided" or values.is_complex():
+            raise InputError(f"{what} must be dense real numbers, got a {values.layout} tensor of {values.dtype}")
+        if values.is_meta:
+            raise InputError(f"{what} are a tensor on the meta device, which holds no numbers")
+        return values.detach()
+    if hasattr(values, "toarray"):
+        raise InputError(f"{what} must be a dense array, got a sparse one; its .toarray() is one")
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} must be an array of numbers: {error}") from error
+    if array.dtype.kind == "O":
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{what} must be real numbers: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{what} must be real numbers, got {array.dtype}")
+    return array
+
+
+def in_memory(values: Any) -> np.ndarray:
+    """Return an array, also from a tensor on any device."""
+    return np.asarray(values.cpu() if is_tensor(values) else values)
 
 
 def check_matrix(X: Any) -> Any:
     """Return features (an array or a tensor, not copied), or raise naming the first missing or infinite value."""
-    if not is_tensor(X):
-        X = np.asarray(X)
-        if X.dtype.kind not in "fiub":
-            X = X.astype(np.float64)
+    X = real_numbers(X, "features")
     if X.ndim != 2 or 0 in X.shape:
         raise InputError(
             f"features have shape {tuple(X.shape)}, expected (stimulus, feature) with at least one of each"
@@ -53,10 +77,7 @@ def check_matrix(X: Any) -> Any:
 
 def check_responses(Y: Any, n_stimuli: int) -> Any:
     """Return responses (an array or a tensor, not copied), or raise."""
-    if not is_tensor(Y):
-        Y = np.asarray(Y)
-        if Y.dtype.kind not in "fiub":
-            Y = Y.astype(np.float64)
+    Y = real_numbers(Y, "responses")
     if Y.ndim != 2 or len(Y) != n_stimuli:
         raise InputError(f"responses have shape {tuple(Y.shape)}, expected (stimulus, voxel) with {n_stimuli} stimuli")
     return Y
@@ -64,16 +85,66 @@ def check_responses(Y: Any, n_stimuli: int) -> Any:
 
 def check_alphas(alphas: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return penalties sorted from low to high, or raise."""
-    grid = np.unique(np.asarray(alphas, dtype=np.float64))
+    given = real_numbers(alphas.cpu() if is_tensor(alphas) else alphas, "alphas")
+    grid = np.unique(np.asarray(given, dtype=np.float64))
     if grid.size == 0 or not np.isfinite(grid).all() or (grid < 0).any():
-        raise InputError(
-            f"alphas must be finite and at least 0, one or more of them; got {np.asarray(alphas).tolist()}"
-        )
+        raise InputError(f"alphas must be finite and at least 0, one or more of them; got {grid.tolist()}")
     return grid
+
+
+def check_folds(folds: Any, n_rows: int) -> list[Split]:
+    """Return inner folds from their number (contiguous ones) or from (train, validation) rows, or raise."""
+    if isinstance(folds, int | np.integer) and not isinstance(folds, bool):
+        pairs = list(make_folds(np.arange(n_rows), int(folds)))
+    else:
+        pairs = _listed(folds, "folds must be a number or (train, validation) pairs")
+    if not pairs:
+        raise InputError("folds must be a number or one or more (train, validation) pairs, got none")
+    return check_splits(pairs, n_rows, "inner fold")
+
+
+def check_nested(
+    outer: Sequence[Split], inner: Sequence[Sequence[Split]], n_rows: int, *, choosing: bool
+) -> tuple[list[Split], list[list[Split]]]:
+    """Return outer folds, and the inner folds of each (none where they choose nothing), or raise.
+
+    Parameters
+    ----------
+    outer
+        (train, test) rows.
+    inner
+        For each outer fold, (train, validation) rows that count within its training rows.
+    n_rows
+        Number of rows that ``outer`` counts in.
+    choosing
+        Penalties are chosen by the inner folds.
+    """
+    folds = check_splits(_listed(outer, "outer must be (train, test) pairs"), n_rows, "outer fold")
+    sets = _listed(inner, "inner must be a list of (train, validation) pairs for each outer fold")
+    if not folds or (len(sets) != len(folds) and (sets or choosing)):
+        raise InputError(
+            f"{len(folds)} outer folds need as many sets of inner folds (and at least one), got {len(sets)}"
+        )
+    within = []
+    for k, ((train, _), splits) in enumerate(zip(folds, sets, strict=False)):
+        what = f"inner fold (of outer fold {k})"
+        within.append(check_splits(_listed(splits, f"{what} must be (train, validation) pairs"), len(train), what))
+        if choosing and not within[-1]:
+            raise InputError(f"outer fold {k} has no inner folds to choose a penalty by")
+    return folds, within if choosing else [[] for _ in folds]
+
+
+def _listed(values: Any, expected: str) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError as error:
+        raise InputError(f"{expected}, got {values!r}") from error
 
 
 def check_splits(splits: Sequence[Split], n_rows: int, what: str, *, tested: bool = True) -> list[Split]:
     """Return (train, test) row numbers as integers, or raise naming the fold that cannot be used.
+
+    A fold may not test a row that it trains on.
 
     Parameters
     ----------
@@ -98,6 +169,12 @@ def check_splits(splits: Sequence[Split], n_rows: int, what: str, *, tested: boo
         if not train.size or (tested and not test.size):
             raise InputError(
                 f"{what} {number} has {train.size} training rows and {test.size} test rows: none may be empty"
+            )
+        both = np.intersect1d(train, test)
+        if both.size:
+            raise InputError(
+                f"{what} {number} has {both.size} rows in training and in test (row {both[0]} first): a row that was "
+                "trained on tests nothing"
             )
         checked.append((train, test))
     return checked

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from topobrain.stats.folds import Split
-from topobrain.stats.ridge.features import Features
+from topobrain.stats.ridge.features import FAR, Features
 from topobrain.stats.ridge.memory import FoldSizes, MemoryPlan
 from topobrain.stats.ridge.selection import Choice, Inner, Part, Room, choose, choose_gcv
 from topobrain.stats.ridge.spectrum import Accuracy, Basis
@@ -105,7 +105,8 @@ def fit_fold(
 
             shared = None
             if features.centred is not None and _partition(inner, len(train)):
-                shared = features.centred[features.index(train)].to(task.selecting)
+                known_rows = features.centred[features.index(train)]
+                shared = known_rows.to(task.selecting) if _even(known_rows, inner) else None
             within = Inner(tuple(workers.each(part, inner)), False, train, task.selecting, shared)
         choice = choose(within, task.grid, targets, fold, workers, task.room)
     return FittedFold(basis.to(task.fitting), left.to(task.fitting), choice)
@@ -117,6 +118,17 @@ def _partition(inner: Sequence[Split], n_rows: int) -> bool:
     return np.array_equal(held, np.arange(n_rows)) and all(
         len(train) + len(validation) == n_rows == len(np.union1d(train, validation)) for train, validation in inner
     )
+
+
+def _even(rows: torch.Tensor, inner: Sequence[Split]) -> bool:
+    """Return whether products of a fold's training rows keep their digits when they are differences from all rows'."""
+    squares = rows.square()
+    total = squares.sum(dim=0)
+    for train, _ in inner:
+        rest = squares[torch.from_numpy(train).to(rows.device)].sum(dim=0)
+        if not bool(((rest == 0) | (rest >= FAR * total)).all()):
+            return False
+    return True
 
 
 def shrunk_targets(
@@ -139,7 +151,8 @@ def predict_fold(
     chosen = np.unique(index)
     n, m, rank = len(train), len(test), fitted.basis.rank
     device = fitted.left.device
-    by_operator = chosen.size * m * rank * n + m * n * targets.n < (n + m) * rank * targets.n
+    fits = chosen.size * m * n * fitted.left.element_size() <= task.plan.operators
+    by_operator = fits and chosen.size * m * rank * n + m * n * targets.n < (n + m) * rank * targets.n
     operators: dict[int, torch.Tensor] = {}
     if by_operator:
         alphas = torch.from_numpy(task.grid).to(device)

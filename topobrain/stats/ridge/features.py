@@ -13,6 +13,12 @@ from topobrain.stats.ridge.spectrum import Accuracy, Basis, decompose
 CHUNK_BYTES = 64 * 2**20
 """Bytes of a block of columns of the features."""
 
+MEDIAN_ROWS = 101
+"""Rows whose median a feature is centred by: any value near the feature's serves, so not all rows are sorted."""
+
+FAR = 1e-6
+"""Products of a fold are made anew where they are below this share of those they would be subtracted from."""
+
 TINY = 1e-10
 """A feature whose spread is below this share of its size is constant up to rounding, and carries nothing."""
 
@@ -26,7 +32,7 @@ class Whole:
 
 
 class Features:
-    """Features of all stimuli, centred by their overall mean in float64 (which changes no prediction).
+    """Features of all stimuli, about a typical value of each in float64 (which changes no prediction).
 
     Rows of a fold are centred again: in kernel space where there are more features than training rows, by subtracting
     products of what is left out otherwise, and from the rows themselves where features are standardised.
@@ -53,13 +59,12 @@ class Features:
         self.standardize, self.dual, self.device = standardize, dual, device
         self.single_resolves = True
         self._source = X
-        mean, size = (torch.empty(self.p, dtype=torch.float64, device=device) for _ in range(2))
+        # a median, not the mean: a fill value in a row that is not trained on must not blur the rows that are
+        some = self.index(np.unique(np.linspace(0, self.n - 1, MEDIAN_ROWS).astype(int)))
+        self.mean = torch.empty(self.p, dtype=torch.float64, device=device)
         for columns in self._columns():
-            block = self._raw(columns)
-            spread, average = torch.std_mean(block, dim=0, correction=0)
-            size[columns] = block.abs().amax(dim=0)
-            mean[columns] = torch.where(spread <= TINY * size[columns], block[0], average)
-        self.mean, self.size = mean, size
+            self.mean[columns] = self._raw(columns)[some].median(dim=0).values
+        mean = self.mean
         self.centred = None if dual else self._raw(slice(0, self.p)) - mean
         self.kernel = None
         if dual and not standardize:
@@ -79,7 +84,7 @@ class Features:
         return block.to(device=self.device, dtype=torch.float64)
 
     def _block(self, columns: slice) -> torch.Tensor:
-        """Return columns with the overall mean taken off; a constant feature is zero."""
+        """Return columns about their typical value; a constant feature is zero."""
         if self.centred is not None:
             return self.centred[:, columns]
         return self._raw(columns) - self.mean[columns]
@@ -102,7 +107,7 @@ class Features:
         """
         block = self._block(columns)
         spread, mean = torch.std_mean(block[train], dim=0, correction=0)
-        constant = spread <= TINY * self.size[columns]
+        constant = spread <= TINY * (block[train].abs().amax(dim=0) + self.mean[columns].abs())
         scale = spread if self.standardize else torch.ones_like(spread)
         return block, mean, torch.where(constant, 0.0, 1.0 / torch.where(constant, 1.0, scale))
 
@@ -159,7 +164,9 @@ class Features:
                 if not len(rest):
                     return whole.products
                 block = self.centred[self.index(rest)]
-                return whole.products - block.T @ block
+                products = whole.products - block.T @ block
+                if bool((products.diagonal() >= FAR * whole.products.diagonal()).all()):
+                    return products
         block = self.centred[inside]
         return block.T @ block
 

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from topobrain._checks import InputError, require_choice
-from topobrain.stats.folds import Split, make_folds
+from topobrain.stats.folds import Split
 from topobrain.stats.ridge.design import (
     check_alphas,
     check_features,
+    check_folds,
     check_matrix,
     check_responses,
-    check_splits,
     is_tensor,
 )
 
@@ -129,10 +129,7 @@ def ridge_cv(
     grid, rows = check_alphas(alphas), np.arange(len(X))
     inner: list[Split] = []
     if selection == "kfold" and grid.size > 1:
-        splits = make_folds(rows, folds) if isinstance(folds, int | np.integer) else folds
-        inner = check_splits(list(splits), len(X), "inner fold")
-        if not inner:
-            raise InputError("folds must be a number or one or more (train, validation) pairs, got none")
+        inner = check_folds(folds, len(X))
 
     from topobrain.stats.ridge.running import fit_weights, make_task
 
@@ -162,9 +159,11 @@ def hat_matrices(
     if X.shape[1] != X_new.shape[1]:
         raise InputError(f"new features have shape {X_new.shape}, the training features {X.shape}")
 
+    grid = check_alphas(alphas).tolist()
+
     from topobrain.stats.ridge.running import operators
 
-    return operators(X, X_new, [float(alpha) for alpha in alphas], standardize, precision == "float32")
+    return operators(X, X_new, grid, standardize, precision == "float32")
 
 
 def tensor_like(values: np.ndarray, like: Any) -> Any:
@@ -177,9 +176,16 @@ def tensor_like(values: np.ndarray, like: Any) -> Any:
 
 
 def choose_device(device: Any, *given: Any) -> torch.device:
-    """Return the device asked for, else that of the first tensor, else the processor."""
+    """Return the device asked for, else that of the first tensor, else the processor; raise if it cannot be used."""
     import torch
 
     if device is None:
         device = next((values.device for values in given if is_tensor(values)), "cpu")
-    return torch.device(device)
+    try:
+        found = torch.device(device)
+        torch.ones(1, dtype=torch.float64, device=found).item()
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise InputError(
+            f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}); 'cpu' always can"
+        ) from error
+    return found

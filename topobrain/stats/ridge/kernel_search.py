@@ -158,9 +158,12 @@ def gcv_losses(
     given, _ = centred_tile(Y, train, voxels, spectrum.vectors)
     grid = grid.to(given)
     power = (spectrum.vectors.T @ given).square_()
-    outside = (given.square().sum(dim=0) - power.sum(dim=0)).clamp(min=0)
+    rank = len(spectrum.eigenvalues)
+    # with as many directions as free rows nothing is outside, and rounding must not look like it
+    outside = (given.square().sum(dim=0) - power.sum(dim=0)).clamp(min=0) * (rank < len(train) - 1)
     keep = grid[:, None] / (spectrum.eigenvalues + grid[:, None])
-    freedom = 1 - (1 + (1 - keep).sum(dim=1)) / len(train)  # the intercept takes one degree of freedom
+    # share of free rows, the intercept taking one; as a sum of what is kept, it cancels at no penalty
+    freedom = (max(len(train) - 1 - rank, 0) + keep.sum(dim=1)) / len(train)
     score = (outside + keep.square() @ power) / len(train) / freedom[:, None] ** 2
     score[freedom <= 0] = torch.inf
     return score.double()

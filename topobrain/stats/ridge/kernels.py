@@ -11,8 +11,18 @@ from jaxtyping import Float
 
 from topobrain._checks import InputError, require_choice
 from topobrain.stats.correlation import column_correlation
-from topobrain.stats.folds import Split, make_folds
-from topobrain.stats.ridge.design import check_alphas, check_features, usable_voxels
+from topobrain.stats.folds import Split
+from topobrain.stats.ridge.design import (
+    check_alphas,
+    check_features,
+    check_folds,
+    check_nested,
+    check_responses,
+    in_memory,
+    real_numbers,
+    usable_voxels,
+)
+from topobrain.stats.ridge.fitting import choose_device
 from topobrain.stats.ridge.nested import NestedFit
 
 Kind = Literal["linear", "polynomial", "gaussian", "cosine"]
@@ -151,7 +161,7 @@ def kernel_ridge_cv(
     """
     K, Y, grid = _checked(K, Y, alphas, selection)
     rows = np.arange(len(K))
-    splits = list(make_folds(rows, folds)) if isinstance(folds, int) else list(folds)
+    splits = check_folds(folds, len(K)) if selection == "kfold" and grid.size > 1 else []
     voxels = np.flatnonzero(usable_voxels(Y))
     place, loss, spectrum = _choose(K, Y, voxels, rows, splits, grid, selection, device)
     dual = np.full(Y.shape, np.nan)
@@ -188,8 +198,7 @@ def nested_kernel_ridge(
         As `nested_ridge` returns for features whose linear kernel K is.
     """
     K, Y, grid = _checked(K, Y, alphas, selection)
-    if selection == "kfold" and len(inner) != len(outer):
-        raise InputError(f"{len(outer)} outer folds need as many sets of inner folds, got {len(inner)}")
+    outer, inner = check_nested(outer, inner, len(K), choosing=selection == "kfold" and grid.size > 1)
     usable = usable_voxels(Y)
     for train, _ in outer:
         usable &= np.ptp(np.where(usable, Y[train], 0.0), axis=0) > 0
@@ -197,7 +206,7 @@ def nested_kernel_ridge(
     prediction = np.full(Y.shape, np.nan)
     r, alpha, loss, variance, edge = np.full((5, len(outer), Y.shape[1]), np.nan)
     for k, (train, test) in enumerate(outer):
-        splits = [(train[a], train[b]) for a, b in inner[k]] if selection == "kfold" else []
+        splits = [(train[a], train[b]) for a, b in inner[k]]
         place, least, spectrum = _choose(K, Y, voxels, train, splits, grid, selection, device, test)
         given = Y[np.ix_(train, voxels)]
         U, values, new = (array.cpu().numpy() for array in (spectrum.vectors, spectrum.eigenvalues, spectrum.rows))
@@ -216,7 +225,7 @@ def _checked(
     K: np.ndarray, Y: np.ndarray, alphas: Sequence[float] | np.ndarray, selection: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     require_choice("selection", selection, ("kfold", "gcv", "loo"))
-    K, Y = np.asarray(K, dtype=np.float64), np.asarray(Y, dtype=np.float64)
+    K = np.asarray(in_memory(real_numbers(K, "the kernel")), dtype=np.float64)
     if K.ndim != 2 or K.shape[0] != K.shape[1] or K.size == 0:
         raise InputError(f"the kernel has shape {K.shape}, expected (stimulus, stimulus); see topobrain.stats.kernel")
     if not np.isfinite(K).all():
@@ -224,8 +233,7 @@ def _checked(
         raise InputError(f"the kernel holds {K[row, column]} at row {row}, column {column}")
     if np.abs(K - K.T).max() > 1e-6 * np.abs(K).max():
         raise InputError("the kernel is not symmetric: it must hold the similarity of every two stimuli")
-    if Y.ndim != 2 or len(Y) != len(K):
-        raise InputError(f"responses have shape {Y.shape}, expected (stimulus, voxel) with {len(K)} stimuli")
+    Y = np.asarray(in_memory(check_responses(Y, len(K))), dtype=np.float64)
     return K, Y, check_alphas(alphas)
 
 
@@ -239,8 +247,10 @@ def _choose(
     from topobrain.stats.ridge.kernel_search import Choice, Spectrum, Targets, centre_kernel
     from topobrain.stats.ridge.workers import check_threads, working
 
+    where = choose_device(device)
+
     def spectrum(rows: np.ndarray, new: np.ndarray) -> Any:
-        blocks = (torch.from_numpy(K[np.ix_(some, rows)]).to(device or "cpu") for some in (rows, new))
+        blocks = (torch.from_numpy(K[np.ix_(some, rows)]).to(where) for some in (rows, new))
         return Spectrum.of_kernel(*centre_kernel(*blocks))
 
     whole = spectrum(train, train[:0] if test is None else test)
@@ -248,7 +258,7 @@ def _choose(
     if grid.size == 1 and selection == "kfold":
         choice.loss[:] = np.nan
     else:
-        targets = Targets(Y, voxels, train, splits, torch.from_numpy(grid).to(device or "cpu"), selection)
+        targets = Targets(Y, voxels, train, splits, torch.from_numpy(grid).to(where), selection)
         spectra = [spectrum(a, b) for a, b in splits] if selection == "kfold" else [whole]
         with working(check_threads(None)) as workers:
             targets.judge(spectra, 0, np.ones(1, dtype=bool), choice, workers)

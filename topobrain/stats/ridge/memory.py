@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from topobrain._checks import InputError, listed
@@ -81,6 +81,9 @@ class MemoryPlan:
         ``"float64"``, ``"mixed"`` or ``"float32"``.
     flops
         Estimated floating-point operations.
+    operators
+        Bytes that prediction operators (one a chosen penalty) may take, in the place of the triangles and in that of
+        their own; with more of them held-out rows are predicted through the eigenbasis.
     """
 
     parts: dict[str, int]
@@ -88,6 +91,7 @@ class MemoryPlan:
     alphas: int
     precision: str
     flops: float
+    operators: int = 0
 
     @property
     def total(self) -> int:
@@ -226,7 +230,7 @@ def memory_plan(
     room = TRIANGLE_BYTES if bound is None else bound
     alphas = max(1, min(sizes.n_alphas, room // triangle)) if triangle else 0
     if bound is None:
-        return plan(tile, alphas)
+        return _with_operators(plan(tile, alphas), sizes, weights, TRIANGLE_BYTES)
     while (tile > SMALLEST_TILE or alphas > least_alphas) and plan(tile, alphas).total > bound:
         if alphas > least_alphas and (tile <= 128 or alphas * triangle > bound // 3):
             alphas -= 1
@@ -241,7 +245,20 @@ def memory_plan(
             + listed(f"{name} ({readable(size)})" for name, size in largest)
             + ". Give fewer voxels at a time, or that much memory"
         )
-    return least
+    return _with_operators(least, sizes, weights, bound - least.total)
+
+
+def _with_operators(plan: MemoryPlan, sizes: FoldSizes, weights: bool, spare: int) -> MemoryPlan:
+    """Give prediction operators the place of the triangles, which are gone by then, and what they need of the rest."""
+    s = sizes
+    rank = min(s.n_train, s.n_features)
+    if weights or s.n_test * s.n_train >= (s.n_train + s.n_test) * rank:
+        return plan  # never fewer operations than the eigenbasis
+    freed = plan.parts.get("triangles", 0) + plan.parts.get("operators being made", 0)
+    need = min(s.n_alphas, s.n_voxels) * s.n_test * s.n_train * (4 if plan.precision == "float32" else 8)
+    more = min(max(need - freed, 0), max(spare, 0))
+    parts = {**plan.parts, "prediction operators": more} if more else plan.parts
+    return replace(plan, parts=parts, operators=freed + more)
 
 
 def is_dual(sizes: FoldSizes) -> bool:

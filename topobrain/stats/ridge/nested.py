@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from topobrain._checks import InputError, require_choice
 from topobrain.stats.folds import Split
-from topobrain.stats.ridge.design import check_alphas, check_matrix, check_responses, check_splits
+from topobrain.stats.ridge.design import check_alphas, check_matrix, check_nested, check_responses
 from topobrain.stats.ridge.fitting import PRECISIONS, SELECTIONS
 
 
@@ -141,21 +141,7 @@ def nested_ridge_layers(
         if len(X) != n:
             raise InputError(f"layer {layer!r} has {len(X)} stimuli, the first one {n}")
     Y, grid = check_responses(Y, n), check_alphas(alphas)
-    folds = check_splits(outer, n, "outer fold")
-    if not folds or len(inner) != len(folds):
-        raise InputError(
-            f"{len(folds)} outer folds need as many sets of inner folds (and at least one), got {len(inner)}"
-        )
-    within = [
-        check_splits(splits, len(train), f"inner fold (of outer fold {k})")
-        for k, ((train, _), splits) in enumerate(zip(folds, inner, strict=True))
-    ]
-    if selection == "kfold" and grid.size > 1:
-        missing = [k for k, splits in enumerate(within) if not splits]
-        if missing:
-            raise InputError(f"outer fold {missing[0]} has no inner folds to choose a penalty by")
-    else:
-        within = [[] for _ in folds]
+    folds, within = check_nested(outer, inner, n, choosing=selection == "kfold" and grid.size > 1)
 
     from topobrain.stats.ridge.running import Run
 

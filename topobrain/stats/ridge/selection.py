@@ -329,9 +329,10 @@ def choose_gcv(
     alphas = torch.from_numpy(grid).to(left.device)
     keep = alphas[:, None] / (basis.eigenvalues + alphas[:, None])
     keep = torch.where(torch.isnan(keep), 0.0, keep)
-    # the intercept takes one degree of freedom
-    freedom = (1 - (1 + (1 - keep).sum(dim=1)) / n).cpu().numpy()
-    square, turn = (keep**2).to(dtype), left.to(dtype).T.contiguous()
+    # share of free rows, the intercept taking one; as a sum of what is kept, it cancels at no penalty
+    freedom = ((max(n - 1 - basis.rank, 0) + keep.sum(dim=1)) / n).cpu().numpy()
+    relative = keep / torch.from_numpy(np.where(freedom > 0, freedom, 1.0)).to(keep)[:, None]
+    square, turn = (relative**2).to(dtype), left.to(dtype).T.contiguous()
     index, loss = np.zeros(targets.n, dtype=np.int64), np.full(targets.n, np.inf)
     factor = 1 / np.where(freedom > 0, freedom, 1.0) ** 2
 
@@ -341,7 +342,8 @@ def choose_gcv(
         inside = turned.mul_(turned)
         # with as many directions as free rows nothing is outside, and rounding must not look like it
         outside = (y.mul_(y).sum(dim=0) - inside.sum(dim=0)).clamp_(min=0) * (basis.rank < n - 1)
-        score = ((square @ inside + outside) / n).double().cpu().numpy() * factor[:, None]
+        score = (square @ inside).double().cpu().numpy() + outside.double().cpu().numpy() * factor[:, None]
+        score /= n
         score[freedom <= 0] = np.inf
         index[columns] = score.argmin(axis=0)
         loss[columns] = score[index[columns], np.arange(score.shape[1])]

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from topobrain._checks import InputError
@@ -45,7 +46,8 @@ def check_threads(threads: int | None) -> int:
     """Return the number of threads to use: the one given, else torch's."""
     if threads is None:
         return torch.get_num_threads()
-    if isinstance(threads, bool) or int(threads) != threads or threads < 1:
+    whole = isinstance(threads, int | float | np.integer | np.floating) and np.isfinite(threads)
+    if isinstance(threads, bool) or not whole or int(threads) != threads or threads < 1:
         raise InputError(f"threads must be a whole number of 1 or more, got {threads!r}")
     return int(threads)
 
