@@ -115,3 +115,16 @@ def test_a_time_series_is_measured_without_a_gap_where_folds_are_shuffled():
     assert row["shuffled"] > row["contiguous"] + 0.2
     with pytest.raises(InputError):
         measure_leakage(acts, brain, gap=6, **QUICK)
+
+
+def test_one_interval_among_many_above_zero_is_no_leak():
+    found = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        stimuli = StimulusSet([f"text number {i}" for i in range(120)])
+        layers = {f"layer{i}": rng.standard_normal((120, 4)) for i in range(6)}
+        brain = BrainResponses.from_arrays(rng.standard_normal((120, 6)), stimuli, roi=[f"roi{i}" for i in range(6)])
+        found.append(measure_leakage(Activations.from_arrays(layers, stimuli), brain, **QUICK).summary())
+    assert sum(table["leaks"].any() for table in found) <= 1
+    assert sum((table["low"] > 0).any() for table in found) >= 1  # uncorrected, some cell is there by chance
+    assert all((table["p_max"] >= 1 / 201).all() for table in found)

@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.025, 0.975)
 
+LEVEL = 0.05
+"""A difference leaks where its p over all layers and regions is at most this."""
+
 
 class Leakage(Result):
     """Scores with shuffled and with contiguous folds.
 
     ``shuffled contiguous difference low high (layer, region)``: region scores, shuffled minus contiguous, and the 95 %
     interval of that difference from independent bootstrap draws of the two (the folds differ, so draws cannot be
-    paired: the interval is on the wide side).
+    paired: the interval is on the wide side). ``p_max`` of the same shape compares each difference with the largest one
+    over all layers and regions that the draws give by chance: with many cells some interval lies above 0 anyway.
     """
 
     kind: ClassVar[str] = "leakage"
@@ -39,11 +43,13 @@ class Leakage(Result):
     )
 
     def summary(self) -> pd.DataFrame:
-        """Return one row a layer and ROI: ``layer roi shuffled contiguous difference low high leaks``."""
+        """Return one row a layer and ROI: ``layer roi shuffled contiguous difference low high p_max leaks``."""
         frame = self.data[list(self.schema)].to_dataframe().reset_index().rename(columns={"region": "roi"})
         frame = frame[["layer", "roi", *self.schema]]
-        frame["leaks"] = frame["low"] > 0
-        return frame
+        if "p_max" not in self.data:
+            return frame.assign(leaks=frame["low"] > 0)
+        p = self.data["p_max"].transpose("layer", "region").values.ravel()
+        return frame.assign(p_max=p, leaks=p <= LEVEL)
 
 
 def measure_leakage(
@@ -146,15 +152,32 @@ def _compare(shuffled: Encoding, contiguous: Encoding) -> Leakage:
     a, b = (one.data["region_draws"].values for one in (shuffled, contiguous))
     if a.shape[-1] and b.shape[-1]:
         # against the draws in another order: equal seeds would pair draws of unlike folds
-        low, high = np.quantile(a - b[..., ::-1], QUANTILES, axis=-1)
+        draws = np.asarray(a - b[..., ::-1], dtype=np.float64)
+        low, high = np.quantile(draws, QUANTILES, axis=-1)
+        largest = _p_max(first - second, draws)
+    else:
+        largest = np.full(first.shape, np.nan)
     data = xr.Dataset(
         {
             name: (("layer", "region"), values)
             for name, values in {
-                "shuffled": first, "contiguous": second, "difference": first - second, "low": low, "high": high,
+                "shuffled": first, "contiguous": second, "difference": first - second, "low": low, "high": high, "p_max": largest,
             }.items()
         },
         coords={"layer": shuffled.data["layer"], "region": shuffled.data["region"]},
         attrs=Leakage.attributes({k: v for k, v in shuffled.provenance.items() if k != "versions"}),
     )  # fmt: skip
     return Leakage(data)
+
+
+def _p_max(difference: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Return one-sided p against the largest studentised difference of any layer and region (the draws, centred)."""
+    spread = draws.std(axis=-1)
+    spread = np.where(spread > 0, spread, np.nan)
+    chance = (draws - draws.mean(axis=-1, keepdims=True)) / spread[..., None]
+    scored = np.isfinite(difference) & np.isfinite(spread)
+    if not scored.any():
+        return np.full(difference.shape, np.nan)
+    largest = chance[scored].max(axis=0)
+    count = (largest >= (difference / spread)[..., None]).sum(axis=-1)
+    return np.asarray(np.where(scored, (1 + count) / (1 + largest.size), np.nan))
