@@ -9,9 +9,9 @@ from topobrain._checks import InputError
 
 def activations(layers=("l.0", "l.1"), provenance=None, sheet=None):
     rng = np.random.default_rng(0)
-    stimuli = tb.StimulusSet([f"text {i}" for i in range(24)], {"condition": ["a", "b"] * 12}, provenance=provenance)
+    stimuli = tb.StimulusSet([f"text {i}" for i in range(36)], {"condition": ["a", "b"] * 18}, provenance=provenance)
     place = sheet or tb.Sheet.grid(4, 5)
-    values = {layer: rng.standard_normal((24, place.n_units)) for layer in layers}
+    values = {layer: rng.standard_normal((36, place.n_units)) for layer in layers}
     return tb.Activations.from_arrays(
         values, stimuli, sheets=dict.fromkeys(layers, place), provenance={"model": {"name": "m"}}
     )
@@ -19,8 +19,8 @@ def activations(layers=("l.0", "l.1"), provenance=None, sheet=None):
 
 def encoding(name="m", rois=("IFG", "MFG"), ceiling=0.8, n_permutations=50, layers=("l.0", "l.1")):
     acts = activations(layers)
-    stimuli = tb.StimulusSet([f"text {i}" for i in range(24)], {"condition": ["a", "b"] * 12})
-    Y = np.random.default_rng(1).standard_normal((24, len(rois)))
+    stimuli = tb.StimulusSet([f"text {i}" for i in range(36)], {"condition": ["a", "b"] * 18})
+    Y = np.random.default_rng(1).standard_normal((36, len(rois)))
     responses = tb.BrainResponses.from_arrays(Y, stimuli, roi=list(rois), ceiling=ceiling)
     acts = tb.Activations.from_arrays(
         {n: acts.values(n) for n in layers}, stimuli, provenance={"model": {"name": name}}
