@@ -29,6 +29,7 @@ def blocks(n_runs: int = 8, gain: float = 1.0, seed: int = 0, n_voxels: int = 40
     return tb.BrainResponses.from_arrays(np.array(values), stimuli)
 
 
+@pytest.mark.slow
 def test_planted_categories_are_found_and_shuffled_ones_are_not(tmp_path: Path) -> None:
     config = Config(out=tmp_path, n_bootstrap=50, n_permutations=19)
     table = pd.read_csv(run(config, lambda _: None, blocks())).set_index("model")
@@ -46,6 +47,7 @@ def test_planted_categories_are_found_and_shuffled_ones_are_not(tmp_path: Path) 
     assert table.loc[CATEGORY, "ceiling_there"] > table.loc[CATEGORY, "ceiling"]
 
 
+@pytest.mark.slow
 def test_noise_follows_no_category(tmp_path: Path) -> None:
     noise = blocks(gain=0.0, n_voxels=400)
     table = pd.read_csv(run(Config(out=tmp_path, n_permutations=19), lambda _: None, noise)).set_index("model")

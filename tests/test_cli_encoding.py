@@ -78,6 +78,7 @@ def encoding(name: str, folder: str = "out") -> tb.Encoding:
     return tb.Encoding.load(Path(folder) / f"encoding_{name}_my.nc")
 
 
+@pytest.mark.slow
 def test_several_models_are_each_saved_as_alone(here, capsys):
     assert main([*arguments("one", "two"), "--store", "store", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -92,6 +93,7 @@ def test_several_models_are_each_saved_as_alone(here, capsys):
     assert "encoding of two" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_model_among_jobs_prints_as_without_them(here, capsys):
     assert main([*arguments("one"), "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)
@@ -120,6 +122,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(here, capsys):
     assert [path for path in sorted(here.rglob("*")) if "__pycache__" not in str(path)] == before
 
 
+@pytest.mark.slow
 def test_activation_files_stand_in_for_models(here):
     same = tb.extract(tb.load_model("made_models:one"), tb.load_responses("my.csv").stimuli).save(
         here / "acts" / "same.nc"
@@ -131,6 +134,7 @@ def test_activation_files_stand_in_for_models(here):
     assert main(["encode", "--model", str(same), "--data", "my.csv", "--dry-run", "--json", *FAST]) == 0
 
 
+@pytest.mark.slow
 def test_options_reach_the_result(here):
     options = [
         "--selection",
@@ -169,6 +173,7 @@ def saved_responses() -> tb.BrainResponses:
 
 
 @pytest.mark.parametrize("more", [[], ["--voxel-chunk", "1"]])
+@pytest.mark.slow
 def test_a_stimulus_column_of_loaded_responses_can_be_the_group(here, more):
     made = saved_responses()
     folder = ["--out", "out", *FAST, *more]

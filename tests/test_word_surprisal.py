@@ -58,6 +58,7 @@ def plain_surprisal(model, words, logits):
     return bits
 
 
+@pytest.mark.slow
 def test_a_short_text_equals_the_plain_softmax():
     model = small_gpt(context=200)
     found = word_surprisal(model, WORDS)

@@ -43,6 +43,7 @@ def atlas() -> np.ndarray:
     return labels
 
 
+@pytest.mark.slow
 def test_every_voxel_of_the_mask_is_a_column_with_its_place(stimuli, data, inside, tmp_path: Path) -> None:
     path = tmp_path / "betas.nii.gz"
     nibabel.save(image(data), path)

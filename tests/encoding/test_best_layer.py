@@ -34,6 +34,7 @@ def test_the_layer_behind_the_responses_is_chosen_in_every_fold():
             assert row[name] == pytest.approx(expected[name], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_choosing_among_layers_of_noise_gains_nothing():
     chosen, largest = [], []
     for seed in range(12):

@@ -117,6 +117,7 @@ def test_a_time_series_is_measured_without_a_gap_where_folds_are_shuffled():
         measure_leakage(acts, brain, gap=6, **QUICK)
 
 
+@pytest.mark.slow
 def test_one_interval_among_many_above_zero_is_no_leak():
     found = []
     for seed in range(6):

@@ -99,6 +99,7 @@ def test_order_of_stimuli_in_a_band_does_not_matter():
     assert np.allclose(found.data["variance"], plain.data["variance"])
 
 
+@pytest.mark.slow
 def test_chunks_of_voxels_seeds_and_a_file_give_the_same_result(tmp_path, monkeypatch):
     features, Y, roi = planted(n=90, v=7)
     options = {"roi": roi, "n_bootstrap": 25, "seed": 3}

@@ -37,6 +37,7 @@ def test_one_chunk_a_study_equals_encode_to_the_last_bit(tmp_path):
     assert np.isfinite(found.data["r"].values).any()
 
 
+@pytest.mark.slow
 def test_chunks_of_interleaved_subjects_equal_encode(tmp_path, count):
     acts, brain = made_activations(), made_responses()
     (found,) = encode_all([acts], brain, store=tmp_path, voxel_chunk=3, **QUICK)
@@ -52,6 +53,7 @@ def test_chunks_of_interleaved_subjects_equal_encode(tmp_path, count):
     assert mine == theirs
 
 
+@pytest.mark.slow
 def test_several_models_come_back_in_order_each_as_alone(tmp_path):
     brain, models = made_responses(), [made_activations(seed=seed) for seed in (1, 0)]
     found = encode_all(models, brain, store=tmp_path, **QUICK)
@@ -105,6 +107,7 @@ def test_parts_are_used_again_by_later_and_larger_studies(tmp_path, count):
     assert np.array_equal(found[0].data["r"].values[:1], first.data["r"].values, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_a_crash_loses_nothing_that_was_done(tmp_path, monkeypatch):
     acts, brain, original = made_activations(), made_responses(), work.encode_part
     made = []

@@ -84,6 +84,7 @@ def test_the_plan_of_a_name_is_that_of_its_activations(tmp_path):
         assert all(getattr(one, name) == getattr(other, name) for name in same)
 
 
+@pytest.mark.slow
 def test_unknown_names_and_impossible_options_are_told():
     brain, model = made_responses(), shape_of(made_activations())
     with pytest.raises(UnknownNameError, match="Did you mean 'topoformer-tiny'"):

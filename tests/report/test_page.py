@@ -101,6 +101,7 @@ def warnings_of(page: str) -> list[str]:
 SCORES = {"IFG": [0.1, 0.412], "MFG": [0.333, 0.2]}
 
 
+@pytest.mark.slow
 def test_the_headline_is_the_layer_chosen_inside_the_training_folds(tmp_path):
     made = make_encoding(SCORES, name="gpt")
     made.save(tmp_path / "encoding_gpt.nc")
@@ -115,6 +116,7 @@ def test_the_headline_is_the_layer_chosen_inside_the_training_folds(tmp_path):
     assert warnings_of(page) == []
 
 
+@pytest.mark.slow
 def test_given_folds_and_allowed_duplicates_are_told(tmp_path):
     made = {
         "m": {"folds": "given"},
@@ -167,6 +169,7 @@ def test_without_a_choice_inside_the_training_folds_it_is_said(tmp_path):
     assert "no layer could be" in line
 
 
+@pytest.mark.slow
 def test_partitions_comparisons_and_leaks_have_tables_and_pictures(tmp_path):
     make_partition({"IFG": [0.0412, 0.05]}, {"IFG": 0.02}, name="gpt").save(tmp_path / "partition_gpt.nc")
     make_comparison({"IFG": [0.1234]}, names=("gpt", "twin")).save(tmp_path / "comparison_gpt.nc")
@@ -180,6 +183,7 @@ def test_partitions_comparisons_and_leaks_have_tables_and_pictures(tmp_path):
         assert title in page
 
 
+@pytest.mark.slow
 def test_the_spread_over_many_voxels_is_drawn_too(tmp_path):
     make_encoding(SCORES, voxels=30, spread=0.1).save(tmp_path / "encoding_m.nc")
     page = build_report(tmp_path).read_text()

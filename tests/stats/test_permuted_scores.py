@@ -162,6 +162,7 @@ def test_responses_that_a_permutation_leaves_constant_in_a_fold_score_zero():
     assert (flat.sums == 0).all()
 
 
+@pytest.mark.slow
 def test_p_of_pure_noise_is_uniform_and_the_family_wise_rate_holds():
     p, smallest = [], []
     for seed in range(120):

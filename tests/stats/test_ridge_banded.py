@@ -188,6 +188,7 @@ def test_one_level_fit_predicts_with_its_weights():
 # planted truth
 
 
+@pytest.mark.slow
 def test_each_voxel_finds_its_own_bands():
     rng = np.random.default_rng(1)
     small, large = rng.standard_normal((200, 2)), rng.standard_normal((200, 100))

@@ -72,6 +72,7 @@ def test_more_work_is_estimated_for_more_of_everything():
 
 @pytest.mark.parametrize("shape", [(200, 60), (150, 400)])
 @pytest.mark.parametrize("selection", ["kfold", "gcv", "loo"])
+@pytest.mark.slow
 def test_a_bounded_fit_gives_the_same_numbers(shape, selection):
     rng = np.random.default_rng(0)
     X = rng.standard_normal(shape)

@@ -393,6 +393,7 @@ def test_no_penalty_is_least_squares(precision):
     assert np.isfinite(fit(*problem((40, 60)), alphas=[0.0, 1.0], precision=precision).loss).all()
 
 
+@pytest.mark.slow
 def test_one_voxel_one_feature_and_one_stimulus_a_fold():
     X, Y = problem((8, 1), 1)
     outer = list(stats.make_folds(range(8), 8))
