@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -66,6 +66,26 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return str(value)
+
+
+def write_whole(target: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written under a temporary name beside it, then rename it: a reader never sees half a file.
+
+    Raises
+    ------
+    DataFileError
+        The directory cannot be written, or the disk is full. An existing file is left as it was.
+    """
+    part = target.with_name(f".{target.name}.{platform.node()}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        os.replace(part, target)
+    except OSError as error:
+        raise DataFileError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):  # the failure being reported may be that the directory is none
+            part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,16 +163,7 @@ class Result:
         target = Path(path)
         data = self.data.copy()
         data.attrs = {**data.attrs, "kind": self.kind}
-        part = target.with_name(f".{target.name}.{platform.node()}.{os.getpid()}.part")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            data.to_netcdf(part, engine="h5netcdf")
-            os.replace(part, target)
-        except OSError as error:
-            raise DataFileError(f"cannot write {target}: {error.strerror or error}") from error
-        finally:
-            with contextlib.suppress(OSError):  # the failure being reported may be that the directory is none
-                part.unlink(missing_ok=True)
+        write_whole(target, lambda part: data.to_netcdf(part, engine="h5netcdf"))
         return target
 
     @classmethod

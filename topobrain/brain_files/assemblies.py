@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import xarray as xr
 from topobrain._checks import DataFileError, InputError, listed, near, unknown
 from topobrain.brain_files.repeats import average_repeats
 from topobrain.responses import BrainResponses, real_numbers
-from topobrain.results import to_plain
+from topobrain.results import to_plain, write_whole
 from topobrain.stimuli import StimulusSet
 
 ROWS, COLUMNS = "presentation", "neuroid"
@@ -171,16 +170,7 @@ def write_assembly(responses: BrainResponses, path: str | os.PathLike[str], *, i
         },
     )
     target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        array.to_netcdf(part, engine="h5netcdf")
-        os.replace(part, target)
-    except OSError as error:
-        raise DataFileError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # the failure being reported may be that the directory is none
-            part.unlink(missing_ok=True)
+    write_whole(target, lambda part: array.to_netcdf(part, engine="h5netcdf"))
     return target
 
 
