@@ -34,7 +34,7 @@ def test_differences_have_intervals_and_those_that_survive_correction_are_marked
     assert markers(ax, "filled") == [0.1, -0.2]  # over the open ones
     assert np.allclose(stems(ax), [(-0.25, -0.15), (-0.03, 0.07), (0.05, 0.15)])
     assert [text for text, _ in marks(ax)] == ["*", "*"]
-    assert ax.get_legend_handles_labels()[1] == ["filled: p over stimuli < .05, corrected"]
+    assert ax.get_legend_handles_labels()[1] == ["filled: p over stimuli < .05, corrected over regions"]
     assert ax.get_title() == "one - other"
     assert [tick.get_text() for tick in ax.get_xticklabels()] == list(DIFFERENCE)
 
@@ -58,7 +58,7 @@ def test_subjects_are_dots_and_have_a_mark_of_their_own():
     dots = next(one for one in ax.lines if one.get_marker() == ".")
     assert np.allclose(dots.get_ydata(), [0.0, 0.1, 0.3] * 3)
     assert [text for text, _ in marks(ax)] == ["*", "*†", "†"]
-    assert "p over subjects < .05, corrected" in ax.get_legend_handles_labels()[1]
+    assert "p over subjects < .05, corrected over regions" in ax.get_legend_handles_labels()[1]
 
 
 def test_several_comparisons_stand_side_by_side():

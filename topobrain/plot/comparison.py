@@ -167,7 +167,7 @@ def _explain(ax: Axes, marked: set[str], level: float) -> None:
     for sign, text in ((STAR, "filled: p over stimuli"), (DAGGER, "p over subjects")):
         if sign in marked:
             ax.plot([], [], linestyle="none", marker=f"${sign}$", markersize=5, color=CEILING,
-                    label=f"{text} < {shown}, corrected")  # fmt: skip
+                    label=f"{text} < {shown}, corrected over regions")  # fmt: skip
 
 
 def leakage(
