@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from made_studies import QUICK, differences, made_activations, made_responses
-from stand_ins import die_at_two, fail_at_two, stand_in, wait_for_go
+from stand_ins import die_at_two, fail_at_two, mark, stand_in, wait_for_go
 
 import topobrain
 from topobrain._checks import InputError
@@ -73,6 +73,31 @@ def test_a_worker_killed_in_the_middle_changes_nothing(tmp_path, two_workers):
     assert len(found) == 1
     assert differences(found[0], here) == {}
     assert not list((tmp_path / "there").glob("**/.*.part"))
+
+
+@pytest.mark.slow
+def test_a_result_that_dies_with_its_worker_is_computed_anew(tmp_path, two_workers, monkeypatch):
+    jobs = [stand_in(tmp_path, number) for number in range(3)]
+    killed = []
+    ended = cluster.ClusterBackend._ended
+
+    def kill_first(backend, name, task, future):
+        if not killed and future.status == "finished":  # finished, and not fetched yet
+            (holder,) = backend.client.who_has([future])[future.key]
+            killed.append(backend.client.run(os.getpid, workers=[holder])[holder])
+            os.kill(killed[0], signal.SIGKILL)
+            deadline = time.monotonic() + 30
+            while future.status == "finished" and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert future.status != "finished"
+        ended(backend, name, task, future)
+
+    monkeypatch.setattr(cluster.ClusterBackend, "_ended", kill_first)
+    with connected(two_workers) as client:
+        client.wait_for_workers(2, timeout=60)
+        done = run_jobs(jobs, work=mark, client=client)
+    assert killed
+    assert sorted(one.key for one in done) == [job.key for job in jobs]
 
 
 @pytest.mark.slow

@@ -21,6 +21,9 @@ from topobrain._checks import InputError, TopobrainError, listed
 CONNECT_SECONDS = 8.0
 """How long to wait for a scheduler, and for its first worker."""
 
+FETCH_SECONDS = 10.0
+"""How long a finished job's word (a few bytes) may travel before it counts as lost with its worker."""
+
 INSTALL = "pip install 'topobrain[cluster]'"
 
 
@@ -170,13 +173,18 @@ class _Task:
     label: str
     tell: Callable[[Any], None]
     future: Any = None
+    again: bool = False
+    """Its result was lost with a worker: look for its end once more."""
 
 
-class _Lost:
-    """What takes the place of a task's end when the scheduler is gone."""
+@dataclass(frozen=True)
+class _End:
+    """What became of a task: its result, the error it ended with, or neither where the scheduler is gone."""
 
-    def __init__(self, task: _Task) -> None:
-        self.task = task
+    task: _Task
+    result: Any = None
+    error: BaseException | None = None
+    lost: bool = False
 
 
 class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]
@@ -203,7 +211,7 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]
         return max(2, n_threads(self.client))
 
     def start_call(self) -> None:
-        """Begin to watch the connection: Dask tells the end of no task once it has given the scheduler up."""
+        """Begin to watch: Dask tells the end of no task once the connection is gone, nor once a result was lost."""
         self.over = threading.Event()
         threading.Thread(target=self._watch, args=(self.over,), daemon=True).start()
 
@@ -213,54 +221,71 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]
 
     def _watch(self, over: threading.Event) -> None:
         while not over.wait(0.2):
-            if self.client.status in ("running", "connecting", "newly-created"):
-                continue
-            for name in list(self.running):
-                task = self._taken(name)
-                if task is not None:
-                    task.tell(_Lost(task))
+            connected = self.client.status in ("running", "connecting", "newly-created")
+            for name, task in list(self.running.items()):
+                if not connected:
+                    self._tell(name, _End(task, lost=True))
+                elif task.again and self._is_over(task.future):
+                    task.again = False
+                    self._ended(name, task, task.future)
 
-    def _taken(self, name: str) -> _Task | None:
-        """Take a task from those that run: whoever gets it tells its end."""
+    def _is_over(self, future: Any) -> bool:
+        return future is not None and future.status in ("finished", "error", "cancelled")
+
+    def _ended(self, name: str, task: _Task, future: Any) -> None:
+        """Tell a task's end, or wait for it again: a result that died with its worker is computed anew by another."""
+        try:
+            if future.status == "finished":
+                end = _End(task, result=future.result(timeout=FETCH_SECONDS))
+            elif future.status == "error":
+                end = _End(task, error=future.exception(timeout=FETCH_SECONDS))
+            else:
+                end = _End(task, lost=True) if future.status == "cancelled" else None
+        except TimeoutError:
+            end = None
+        except Exception:  # what fetching a result raises: the task failed meanwhile, or the connection did
+            end = _End(task, lost=True) if self.client.status != "running" else None
+        if end is None:
+            task.future, task.again = future, True
+        else:
+            self._tell(name, end)
+
+    def _tell(self, name: str, end: _End) -> None:
+        """Tell the end of a task once, whoever of the two threads comes first."""
         with self.lock:
-            return self.running.pop(name, None)
+            task = self.running.pop(name, None)
+        if task is not None:
+            task.tell(end)
 
     def submit(self, func: Any, callback: Callable[[Any], None]) -> Any:
         """Hand a batch (of one job) to the cluster."""
         _, arguments, _ = func.items[0]
         name = f"encode-{uuid.uuid4().hex}"
         task = self.running[name] = _Task(listed(arguments), callback)
-
-        def ended(future: Any) -> None:
-            if self._taken(name) is not None:
-                callback((task, future))
-
         task.future = self.client.submit(func, key=name, pure=False)
-        task.future.add_done_callback(ended)
+        task.future.add_done_callback(lambda future: self._ended(name, task, future))
         return task.future
 
     apply_async = submit  # the name before joblib 1.5
 
-    def retrieve_result_callback(self, out: Any) -> Any:
+    def retrieve_result_callback(self, out: _End) -> Any:
         """Return a batch's result, or raise what became of it."""
         from distributed import KilledWorker
 
         from topobrain.jobs.work import KEPT
 
-        task, future = (out.task, None) if isinstance(out, _Lost) else out
-        if future is not None and future.status == "finished":
-            return future.result()
-        error = future.exception() if future is not None and future.status == "error" else None
-        if isinstance(error, KilledWorker):
+        if isinstance(out.error, KilledWorker):
             raise ClusterError(
-                f"{task.label}: the workers that ran it died, one after another, most likely for want of memory. Use "
+                f"{out.task.label}: the workers that ran it died, one after another, most likely for want of memory. Use "
                 f"workers with more memory, or a smaller --max-memory or --voxel-chunk; {KEPT}"
             )
-        if error is None:
+        if out.error is not None:
+            raise out.error
+        if out.lost:
             raise ClusterError(
-                f"{task.label}: the scheduler was lost while it ran. Parts that are done are kept: run the same again"
+                f"{out.task.label}: the scheduler was lost while it ran. Parts that are done are kept: run the same again"
             )
-        raise error
+        return out.result
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Cancel what has not begun; what runs goes on and keeps its part."""
