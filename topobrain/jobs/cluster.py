@@ -234,17 +234,17 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]
 
     def _ended(self, name: str, task: _Task, future: Any) -> None:
         """Tell a task's end, or wait for it again: a result that died with its worker is computed anew by another."""
+        end: _End | None = None
         try:
             if future.status == "finished":
                 end = _End(task, result=future.result(timeout=FETCH_SECONDS))
             elif future.status == "error":
                 end = _End(task, error=future.exception(timeout=FETCH_SECONDS))
-            else:
-                end = _End(task, lost=True) if future.status == "cancelled" else None
-        except TimeoutError:
-            end = None
-        except Exception:  # what fetching a result raises: the task failed meanwhile, or the connection did
-            end = _End(task, lost=True) if self.client.status != "running" else None
+            elif future.status == "cancelled":
+                end = _End(task, lost=True)
+        except Exception:  # what fetching a result raises: it was lost, the task failed meanwhile, or the connection did
+            if self.client.status != "running":
+                end = _End(task, lost=True)
         if end is None:
             task.future, task.again = future, True
         else:
