@@ -680,3 +680,72 @@ def test_products_that_would_cancel_are_not_shared():
     rows[:, 2] = 0.0
     rows[7, 2] = 1.0  # rest is exactly zero: constant in the other folds
     assert engine_fold._even(rows, thirds)
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(150.0, 8e5), (1e3, 1e4), (1e-1, 1e5)])
+def test_predictions_at_a_few_penalties_give_those_at_all(lowest, highest):
+    grid = np.logspace(0, 7, 60)
+    found = engine_skeleton.filter_skeleton(grid, lowest, highest, tolerance=3e-6)
+    assert found.weights is not None
+    assert len(found.rows) <= 25
+    s = np.geomspace(lowest, highest, 1000)
+    filters = s / (s + grid[:, None])
+    assert np.abs(found.weights @ filters[found.rows] - filters).max() < 6e-6
+
+
+@pytest.mark.parametrize("shape", [(150, 40), (90, 120)], ids=["primal", "dual"])
+def test_mixed_residuals_equal_those_of_every_penalty(shape, force, monkeypatch):
+    X, Y = problem(shape, 200, seed=3)
+    grid = np.logspace(0, 6, 30)
+    force("rotated")
+    calls = []
+    skeleton = engine_selection.filter_skeleton
+    monkeypatch.setattr(
+        engine_selection, "filter_skeleton", lambda *a, **k: calls.append(skeleton(*a, **k)) or calls[-1]
+    )
+    mixed = fit(X, Y, alphas=grid, precision="mixed")
+    assert all(found.weights is not None for found in calls)
+    assert calls
+    every = fit(X, Y, alphas=grid)
+    same = mixed.alpha == every.alpha
+    assert same.mean() > 0.99
+    assert np.allclose(mixed.loss, every.loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("top", [10.0, 1e3, 1e5, 1e7])
+def test_float32_is_refused_without_a_decomposition_only_where_it_would_not_do(top, monkeypatch):
+    """The bound of the Cholesky factor against the eigenvalues themselves."""
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.standard_normal((60, 60)))[0]
+    gram = torch.from_numpy((rotation * np.geomspace(1, top, 60)) @ rotation.T)
+    tried = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda given: tried.append(given.dtype) or eigh(given))
+    for lowest in (1e-3, 1.0, 100.0):
+        tried.clear()
+        accuracy = Accuracy(True, lowest)
+        values, _ = decompose(gram, 60, accuracy)
+        assert torch.allclose(values, torch.linalg.eigvalsh(gram), rtol=1e-3)
+        assert tried == [torch.float32 if accuracy.enough(top, 1.0) else torch.float64]
+
+
+def test_a_centred_kernel_is_judged_beside_its_empty_direction():
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((40, 90)))
+    rows -= rows.mean(dim=0)
+    values, vectors = decompose(rows @ rows.T, 39, Accuracy(True, 1.0))
+    assert vectors.dtype == torch.float32
+    assert torch.allclose(values, torch.linalg.svdvals(rows)[:39].flip(0) ** 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_the_closed_form_in_one_pass_equals_a_fit_at_its_penalties(shape, precision):
+    X, Y = problem(shape, 40, seed=5)
+    splits = folds(len(X))
+    found = fit(X, Y, selection="gcv", precision=precision, **splits)
+    for (train, test), alpha in zip(splits["outer"], found.alpha, strict=True):
+        for one in np.unique(alpha):
+            voxels = alpha == one
+            wanted = Ridge(alpha=one).fit(X[train], Y[train][:, voxels]).predict(X[test]).reshape(len(test), -1)
+            close = 1e-4 if precision == "float32" else 1e-8
+            assert np.allclose(found.prediction[np.ix_(test, voxels)], wanted, atol=close, rtol=close)

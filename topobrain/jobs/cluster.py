@@ -242,7 +242,9 @@ class ClusterBackend(ParallelBackendBase):  # type: ignore[misc]
                 end = _End(task, error=future.exception(timeout=FETCH_SECONDS))
             elif future.status == "cancelled":
                 end = _End(task, lost=True)
-        except Exception:  # what fetching a result raises: it was lost, the task failed meanwhile, or the connection did
+        except (
+            Exception
+        ):  # what fetching a result raises: it was lost, the task failed meanwhile, or the connection did
             if self.client.status != "running":
                 end = _End(task, lost=True)
         if end is None:

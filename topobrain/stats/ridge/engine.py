@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from topobrain.stats.folds import Split
 from topobrain.stats.ridge.features import FAR, Features
 from topobrain.stats.ridge.memory import FoldSizes, MemoryPlan
 from topobrain.stats.ridge.selection import Choice, Inner, Part, Room, choose, choose_gcv
-from topobrain.stats.ridge.spectrum import Accuracy, Basis
+from topobrain.stats.ridge.spectrum import FIT_ERROR, Accuracy, Basis
 from topobrain.stats.ridge.targets import Targets
 from topobrain.stats.ridge.workers import Workers
 
@@ -70,23 +71,34 @@ class FittedFold:
     choice: Choice
 
 
+Chosen = Callable[[Basis, slice, torch.Tensor, np.ndarray], None]
+
+
 def fit_fold(
-    task: Task, features: Features, targets: Targets, fold: int, split: Split, inner: Sequence[Split], workers: Workers
-) -> FittedFold:
-    """Decompose the training rows and choose each usable voxel's penalty in them."""
+    task: Task, features: Features, targets: Targets, fold: int, split: Split, inner: Sequence[Split], workers: Workers,
+    then: Chosen | None = None,
+) -> FittedFold:  # fmt: skip
+    """Decompose the training rows and choose each usable voxel's penalty in them.
+
+    In closed form, ``then`` is called with the basis, each tile's voxels, its standardised responses in the basis, and its
+    choices.
+    """
     train, test = split
     lowest = float(task.grid[0])
     whole = features.whole(train)
     # residuals of leave-one-out are small differences: their basis is always float64
     single = task.fitting == torch.float32 and features.single_resolves and task.selection != "loo"
-    basis = features.basis(train, test, Accuracy(single, lowest), whole)
+    basis = features.basis(train, test, Accuracy(single, lowest, FIT_ERROR), whole)
     if single and basis.rank:
         features.single_resolves = basis.rows.dtype == torch.float32  # the next folds' spectra are alike
+    if task.fitting == torch.float32 and task.selection != "loo" and basis.single_projects:
+        basis = basis.to(torch.float32)
     left = features.left(basis, train)
     if task.grid.size == 1 and task.selection != "gcv":
         choice = Choice(np.zeros(targets.n, dtype=np.int64), np.full(targets.n, np.nan), "one penalty")
     elif task.selection == "gcv":
-        choice = choose_gcv(basis, left, train, task.grid, targets, fold, workers, task.selecting, task.room)
+        told = None if then is None else partial(then, basis.to(task.selecting))
+        choice = choose_gcv(basis, left, train, task.grid, targets, fold, workers, task.selecting, task.room, told)
     else:
         if task.selection == "loo":
             everyone = torch.arange(len(train), device=left.device)
@@ -129,6 +141,28 @@ def _even(rows: torch.Tensor, inner: Sequence[Split]) -> bool:
         if not bool(((rest == 0) | (rest >= FAR * total)).all()):
             return False
     return True
+
+
+def score_fold(
+    task: Task, features: Features, targets: Targets, fold: int, split: Split, inner: Sequence[Split], out: Any,
+    workers: Workers,
+) -> tuple[Choice, np.ndarray]:  # fmt: skip
+    """Fit an outer fold and write predictions of its held-out rows; return choices and correlations (usable voxel,).
+
+    The closed form reads and rotates the responses once, for the choice and for the predictions.
+    """
+    if task.selection != "gcv" or task.selecting != task.fitting:
+        fitted = fit_fold(task, features, targets, fold, split, inner, workers)
+        return fitted.choice, predict_fold(task, fitted, targets, fold, split, out, workers)
+    r = np.full(targets.n, np.nan)
+    alphas = torch.from_numpy(task.grid).to(features.device)
+
+    def predict(basis: Basis, voxels: slice, turned: torch.Tensor, index: np.ndarray) -> None:
+        keep = basis.filters(alphas)[torch.from_numpy(index).to(turned.device)].T
+        size = torch.from_numpy(targets.size(fold, voxels)).to(turned)
+        r[voxels] = _score(targets, fold, split[1], voxels, basis.rows @ (turned * keep) * size, out)
+
+    return fit_fold(task, features, targets, fold, split, inner, workers, then=predict).choice, r
 
 
 def shrunk_targets(
@@ -177,12 +211,19 @@ def predict_fold(
             predicted[:, places] = block
         else:
             predicted = fitted.basis.rows @ shrunk_targets(task, fitted, targets, fold, train, voxels)
-        mean = torch.from_numpy(targets.mean[fold, voxels]).to(device)
-        r[voxels] = correlation(predicted.double(), targets.read(test, voxels) - mean, mean).cpu().numpy()
-        write(out, test, targets.columns(voxels), predicted + mean.to(task.fitting))
+        r[voxels] = _score(targets, fold, test, voxels, predicted, out)
 
     workers.each(tile, targets.tiles(task.plan.tile))
     return r
+
+
+def _score(
+    targets: Targets, fold: int, test: np.ndarray, voxels: slice, predicted: torch.Tensor, out: Any
+) -> np.ndarray:
+    """Write a tile's predictions, which lack the mean, into ``out``; return their correlations with the responses."""
+    mean = torch.from_numpy(targets.mean[fold, voxels]).to(predicted.device)
+    write(out, test, targets.columns(voxels), predicted + mean.to(predicted.dtype))
+    return correlation(predicted.double(), targets.read(test, voxels) - mean, mean).cpu().numpy()
 
 
 def correlation(prediction: torch.Tensor, target: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,29 @@ MEDIAN_ROWS = 101
 FAR = 1e-6
 """Products of a fold are made anew where they are below this share of those they would be subtracted from."""
 
+SYMMETRIC = 256
+"""Columns from which a product with itself is made of blocks; small ones would wait for memory instead."""
+
 TINY = 1e-10
 """A feature whose spread is below this share of its size is constant up to rounding, and carries nothing."""
+
+
+def products_within(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return the sum of ``block.T @ block`` over blocks of the same columns.
+
+    What lies above the diagonal lies below it, too: five eighths of the operations.
+    """
+    product, bounds = torch.empty(0), [0, 0]
+    for number, block in enumerate(blocks):
+        if not number:
+            n = block.shape[1]
+            product = torch.zeros(n, n, dtype=block.dtype, device=block.device)
+            bounds = [n * i // 4 for i in range(5)] if n >= SYMMETRIC else [0, n]
+        for low, high in itertools.pairwise(bounds):
+            product[low:high, low:].addmm_(block[:, low:high].T, block[:, low:])
+    for low, high in itertools.pairwise(bounds):
+        product[high:, low:high] = product[low:high, high:].T
+    return product
 
 
 @dataclass(frozen=True)
@@ -68,10 +91,7 @@ class Features:
         self.centred = None if dual else self._raw(slice(0, self.p)) - mean
         self.kernel = None
         if dual and not standardize:
-            self.kernel = torch.zeros(self.n, self.n, dtype=torch.float64, device=device)
-            for columns in self._columns():
-                block = self._block(columns)
-                self.kernel.addmm_(block, block.T)
+            self.kernel = products_within(self._block(columns).T for columns in self._columns())
 
     def _columns(self) -> list[slice]:
         step = max(1, CHUNK_BYTES // (8 * self.n))
@@ -98,7 +118,7 @@ class Features:
         if self.centred is None:
             return None
         block = self.centred[self.index(rows)]
-        return Whole(rows, block.T @ block)
+        return Whole(rows, products_within([block]))
 
     def scaling(self, train: torch.Tensor, columns: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return columns (stimulus, feature), and their mean and inverse scale (feature,) over training rows.
@@ -106,8 +126,10 @@ class Features:
         The inverse scale is 0 for a feature that is constant over the training rows.
         """
         block = self._block(columns)
-        spread, mean = torch.std_mean(block[train], dim=0, correction=0)
-        constant = spread <= TINY * (block[train].abs().amax(dim=0) + self.mean[columns].abs())
+        known = block[train]
+        spread, mean = torch.std_mean(known, dim=0, correction=0)
+        largest = torch.maximum(known.amax(dim=0), -known.amin(dim=0))
+        constant = spread <= TINY * (largest + self.mean[columns].abs())
         scale = spread if self.standardize else torch.ones_like(spread)
         return block, mean, torch.where(constant, 0.0, 1.0 / torch.where(constant, 1.0, scale))
 
@@ -129,7 +151,7 @@ class Features:
             size = 0.0
         values, vectors = decompose(gram, max_rank, accuracy, size)
         if gram.dtype != vectors.dtype == torch.float64:  # float32 was tried and does not resolve this spectrum
-            return self.basis(train, rows, Accuracy(False, accuracy.lowest_alpha), whole)
+            return self.basis(train, rows, replace(accuracy, single=False), whole)
         return Basis(values, (cross.to(vectors.dtype) @ vectors) / values.to(vectors.dtype), vectors)
 
     def _standardised(
@@ -164,11 +186,11 @@ class Features:
                 if not len(rest):
                     return whole.products
                 block = self.centred[self.index(rest)]
-                products = whole.products - block.T @ block
+                products = whole.products - products_within([block])
                 if bool((products.diagonal() >= FAR * whole.products.diagonal()).all()):
                     return products
         block = self.centred[inside]
-        return block.T @ block
+        return products_within([block])
 
     def left(self, basis: Basis, train: np.ndarray) -> torch.Tensor:
         """Return the orthonormal basis (training row, rank) of responses."""

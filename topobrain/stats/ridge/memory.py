@@ -16,6 +16,12 @@ DEVICE_TILE = 8192
 
 SMALLEST_TILE = 16
 
+MOST_EVALUATED = 32
+"""Penalties at most whose predictions are held at once: more are no more than mixtures of these in float32."""
+
+MIXED_AT_ONCE = 5
+"""Penalties whose residuals are mixed from predictions at others in one product."""
+
 TRIANGLE_BYTES = 512 * 2**20
 """Triangles (one a penalty) held at once where no bound is given."""
 
@@ -299,9 +305,11 @@ def _tile_bytes(sizes: FoldSizes, selection: str, precision: str, tile: int, alp
     s, single = sizes, 8 if precision == "float64" else 4
     reading = tile * s.n_stimuli * (8 * 2 + single)
     if selection == "gcv" or s.n_alphas == 1:
-        return reading + tile * single * s.n_train * 2
+        return reading + tile * single * s.n_train * 4
     inner_side = min(s.inner_train, s.n_features)
     rotated = tile * single * (2 * inner_side + 3 * s.inner_validation)
+    if precision != "float64":  # predictions at most penalties, from which those at all are mixed
+        rotated += tile * single * s.inner_validation * (min(s.n_alphas, MOST_EVALUATED) + MIXED_AT_ONCE)
     if not is_dual(s):
         rotated += tile * single * s.n_features * (s.n_inner + 2)
     triangular = tile * alphas * single * (-(-s.n_train // 16))

@@ -16,7 +16,7 @@ from topobrain.stats.ridge.engine import (
     Selection,
     Task,
     fit_fold,
-    predict_fold,
+    score_fold,
     shrunk_targets,
     write,
 )
@@ -118,13 +118,12 @@ def fit_nested(
     kept: dict[str, list[np.ndarray]] = {name: [] for name in ("r", "alpha", "loss", "variance", "edge")}
     spread, routes = _spreader(targets.usable), []
     for fold, (split, within) in enumerate(zip(outer, inner, strict=True)):
-        fitted = fit_fold(task, features, targets, fold, split, within, workers)
-        r = predict_fold(task, fitted, targets, fold, split, prediction, workers)
-        index = fitted.choice.index
-        values = (r, task.grid[index], fitted.choice.loss, targets.variance[fold], edges(index, task.grid.size))
+        choice, r = score_fold(task, features, targets, fold, split, within, prediction, workers)
+        index = choice.index
+        values = (r, task.grid[index], choice.loss, targets.variance[fold], edges(index, task.grid.size))
         for name, value in zip(kept, values, strict=True):
             kept[name].append(spread(value))
-        routes.append(fitted.choice.route)
+        routes.append(choice.route)
     _leave_out(prediction, np.setdiff1d(np.arange(len(X)), np.concatenate([test for _, test in outer])), targets.usable)
     scores = {name: tensor_like(np.array(value), Y) for name, value in kept.items()}
     return NestedFit(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from topobrain.stats.ridge.skeleton import Skeleton, every_penalty, make_skeleton
+from topobrain.stats.ridge.memory import MIXED_AT_ONCE
+from topobrain.stats.ridge.skeleton import Skeleton, every_penalty, filter_skeleton, make_skeleton
 from topobrain.stats.ridge.spectrum import Basis
 from topobrain.stats.ridge.targets import Columns, Targets
 from topobrain.stats.ridge.workers import Workers
@@ -24,7 +25,12 @@ TINY_LOSS = 0.05
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 """What interpolation over penalties may leave out, beside the responses' variance."""
 
+FILTER_TOLERANCE = 3e-6
+"""What interpolation of filters over penalties may leave out in float32."""
+
 Route = Literal["triangular", "rotated"]
+
+Chosen = Callable[[slice, torch.Tensor, np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -250,7 +256,10 @@ class _Rotated:
     across
         (validation row, rank): turns the validation rows' responses into those of the triangle; None without one.
     filters
-        (rank, alpha).
+        (rank, penalty evaluated).
+    mix
+        (penalty, 1 + penalty evaluated): residuals are its product with the responses and the predictions evaluated; None
+        where every penalty is evaluated.
     turn
         (rank, training row) or, through the features, (rank, feature).
     """
@@ -258,6 +267,7 @@ class _Rotated:
     rows: torch.Tensor
     across: torch.Tensor | None
     filters: torch.Tensor
+    mix: torch.Tensor | None
     turn: torch.Tensor
 
     @classmethod
@@ -267,7 +277,36 @@ class _Rotated:
             across, rows = torch.linalg.qr(rows)
         turn = part.make_left() if inner.features is None else part.basis.loading
         assert turn is not None
-        return cls(rows, across, part.basis.filters(alphas).T.to(inner.dtype).contiguous(), turn.T.to(inner.dtype))
+        chosen, mix = torch.arange(len(alphas), device=alphas.device), None
+        values = part.basis.eigenvalues
+        if inner.dtype == torch.float32 and part.basis.rank and not inner.leave_one_out and not exact:
+            few = filter_skeleton(alphas.cpu().numpy(), float(values[0]), float(values[-1]), tolerance=FILTER_TOLERANCE)
+            if few.weights is not None:
+                chosen = torch.from_numpy(few.rows).to(alphas.device)
+                mix = torch.from_numpy(np.hstack([np.ones((len(alphas), 1)), -few.weights])).to(values).to(inner.dtype)
+        filters = part.basis.filters(alphas[chosen]).T.to(inner.dtype).contiguous()
+        return cls(rows, across, filters, mix, turn.T.to(inner.dtype))
+
+    def residuals(self, turned: torch.Tensor, wanted: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the residuals (row, voxel) at each penalty by its number; they are overwritten by the next."""
+        n_evaluated = self.filters.shape[1]
+        shrunk = torch.empty_like(turned)
+        if self.mix is None:
+            error = torch.empty_like(wanted)
+            for index in range(n_evaluated):
+                torch.mul(turned, self.filters[:, index : index + 1], out=shrunk)
+                torch.addmm(wanted, self.rows, shrunk, beta=-1, out=error)
+                yield index, error
+            return
+        known = wanted.new_empty(1 + n_evaluated, *wanted.shape)
+        known[0] = wanted
+        for index in range(n_evaluated):
+            torch.mul(turned, self.filters[:, index : index + 1], out=shrunk)
+            torch.mm(self.rows, shrunk, out=known[1 + index])
+        for start in range(0, len(self.mix), MIXED_AT_ONCE):
+            some = self.mix[start : start + MIXED_AT_ONCE]
+            for offset, error in enumerate((some @ known.view(1 + n_evaluated, -1)).view(len(some), *wanted.shape)):
+                yield start + offset, error
 
 
 def rotated_losses(
@@ -307,10 +346,7 @@ def rotated_losses(
                 energy = (wanted * wanted).sum(dim=0)
                 wanted = own.across.T @ wanted
                 loss += (energy - (wanted * wanted).sum(dim=0)).clamp_(min=0)
-            shrunk, error = torch.empty_like(turned), torch.empty_like(wanted)
-            for index in range(len(alphas)):
-                torch.mul(turned, own.filters[:, index : index + 1], out=shrunk)
-                torch.addmm(wanted, own.rows, shrunk, beta=-1, out=error)
+            for index, error in own.residuals(turned, wanted):
                 if weights is not None:
                     error *= weights[index, :, None].to(error.dtype)
                 loss[index] += error.mul_(error).sum(dim=0)
@@ -322,9 +358,12 @@ def rotated_losses(
 
 def choose_gcv(
     basis: Basis, left: torch.Tensor, rows: np.ndarray, grid: np.ndarray, targets: Targets, fold: int, workers: Workers,
-    dtype: torch.dtype, room: Room,
+    dtype: torch.dtype, room: Room, then: Chosen | None = None,
 ) -> Choice:  # fmt: skip
-    """Choose each voxel's penalty by generalised cross-validation: one rotation, then no product a penalty."""
+    """Choose each voxel's penalty by generalised cross-validation: one rotation, then no product a penalty.
+
+    ``then`` is called with each tile's voxels, its standardised responses in the basis (rank, voxel), and its choices.
+    """
     n = len(rows)
     alphas = torch.from_numpy(grid).to(left.device)
     keep = alphas[:, None] / (basis.eigenvalues + alphas[:, None])
@@ -339,7 +378,7 @@ def choose_gcv(
     def tile(columns: slice) -> None:
         y = targets.standard(fold, rows, columns, dtype)
         turned = turn @ y
-        inside = turned.mul_(turned)
+        inside = turned * turned
         # with as many directions as free rows nothing is outside, and rounding must not look like it
         outside = (y.mul_(y).sum(dim=0) - inside.sum(dim=0)).clamp_(min=0) * (basis.rank < n - 1)
         score = (square @ inside).double().cpu().numpy() + outside.double().cpu().numpy() * factor[:, None]
@@ -347,6 +386,8 @@ def choose_gcv(
         score[freedom <= 0] = np.inf
         index[columns] = score.argmin(axis=0)
         loss[columns] = score[index[columns], np.arange(score.shape[1])]
+        if then is not None:
+            then(columns, turned, index[columns])
 
     workers.each(tile, targets.tiles(room.tile))
     return Choice(index, loss * targets.size(fold, slice(0, targets.n)) ** 2, "closed form")

@@ -1,4 +1,4 @@
-"""The loss at many penalties from its values at a few."""
+"""Losses and predictions at many penalties from those at a few."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 GRID = 40
 """Eigenvalues that stand for the spectrum: the loss is smooth in their logarithm."""
 
-LARGEST_WEIGHT = 100.0
+LARGEST_WEIGHT = 8.0
 """Interpolation that multiplies rounding errors by more than this is not used."""
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A few penalties, and how the losses at all of them follow.
+    """A few penalties, and how the losses, or the predictions, at all of them follow.
 
     Attributes
     ----------
@@ -32,6 +32,18 @@ class Skeleton:
 def every_penalty(n_alphas: int) -> Skeleton:
     """Evaluate all penalties."""
     return Skeleton(np.arange(n_alphas), None)
+
+
+def filter_skeleton(alphas: np.ndarray, lowest: float, highest: float, *, tolerance: float) -> Skeleton:
+    """Choose penalties whose predictions determine the predictions at all penalties, which are linear in the filters.
+
+    Parameters and source as in `make_skeleton`; fewer penalties are needed than for losses.
+    """
+    n = len(alphas)
+    if n < 6 or not 0 < lowest <= highest < np.inf:
+        return every_penalty(n)
+    s = np.geomspace(lowest, highest, 2 * GRID)
+    return _interpolated(s / (s + alphas[:, None]), tolerance)
 
 
 def make_skeleton(
@@ -55,29 +67,33 @@ def make_skeleton(
     lowest, highest
         Range of the eigenvalues.
     tolerance
-        Relative size of what is left out.
+        Largest error of a function, all of which lie between 0 and 1.
 
     References
     ----------
     Cheng, Gimbutas, Martinsson & Rokhlin (2005), SIAM J. Sci. Comput. 26:1389 (interpolative decomposition).
     """
-    from scipy.linalg import lstsq, qr
-
     n = len(alphas)
     if n < 6 or not 0 < lowest <= highest < np.inf:
         return every_penalty(n)
     s = np.geomspace(lowest, highest, GRID)
     d = s / (s + alphas[:, None])
     first, second = np.triu_indices(GRID)
-    functions = np.hstack([np.ones((n, 1)), d, d[:, first] * d[:, second]])
+    return _interpolated(np.hstack([np.ones((n, 1)), d, d[:, first] * d[:, second]]), tolerance)
+
+
+def _interpolated(functions: np.ndarray, tolerance: float) -> Skeleton:
+    """Choose rows of (penalty, function) that span all rows."""
+    from scipy.linalg import lstsq, qr
+
+    n = len(functions)
     triangle, order = qr(functions.T, mode="r", pivoting=True, check_finite=False)
     diagonal = np.abs(np.diag(triangle[:n]))
-    rank = int((diagonal > tolerance * diagonal[0]).sum())
-    if rank > 0.9 * n:
-        return every_penalty(n)
-    rows = np.sort(order[:rank])
-    weights = lstsq(functions[rows].T, functions.T)[0].T
-    weights[rows] = np.eye(rank)
-    if np.abs(weights).sum(axis=1).max() > LARGEST_WEIGHT:
-        return every_penalty(n)
-    return Skeleton(rows, weights)
+    for rank in range(int((diagonal > tolerance * diagonal[0]).sum()), int(0.9 * n) + 1):
+        rows = np.sort(order[:rank])
+        weights = lstsq(functions[rows].T, functions.T)[0].T
+        weights[rows] = np.eye(rank)
+        missed = np.abs(weights @ functions[rows] - functions).max()
+        if missed <= tolerance and np.abs(weights).sum(axis=1).max() <= LARGEST_WEIGHT:
+            return Skeleton(rows, weights)
+    return every_penalty(n)

@@ -6,8 +6,20 @@ from dataclasses import dataclass
 
 import torch
 
-SINGLE_ERROR = 1e-4
-"""Largest error of a float32 eigenvalue beside eigenvalue plus penalty; above it the decomposition is in float64."""
+LOSS_ERROR = 1e-4
+"""Largest error of a float32 eigenvalue beside eigenvalue plus penalty where losses are compared; above it float64 is used.
+
+A filter ``s / (s + alpha)`` moves by at most a quarter of it; losses of ordinary data by 1e-6 of themselves.
+"""
+
+FIT_ERROR = 7e-4
+"""The same for a fit in float32: r moves by less than 1e-4 even where all signal lies in the weakest directions."""
+
+TURN_ERROR = 2e-5
+"""Largest relative error of a weak direction that is projected in float32 beside the strongest one."""
+
+POWER_STEPS = 8
+"""Multiplications that find the largest eigenvalue closely enough to know whether float32 can resolve the smallest."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,12 @@ class Basis:
         """Number of directions."""
         return len(self.eigenvalues)
 
+    @property
+    def single_projects(self) -> bool:
+        """Whether rows may be projected on these directions in float32."""
+        spread = float(self.eigenvalues[-1] / self.eigenvalues[0]) if self.rank else 1.0
+        return torch.finfo(torch.float32).eps * spread**0.5 <= TURN_ERROR
+
     def filters(self, alphas: torch.Tensor) -> torch.Tensor:
         """Return ``s / (s + alpha)`` (alpha, rank) in the precision of the rows."""
         return (self.eigenvalues / (self.eigenvalues + alphas[:, None])).to(self.rows.dtype)
@@ -63,14 +81,17 @@ class Accuracy:
         float32 may be tried.
     lowest_alpha
         Lowest penalty of the grid.
+    error
+        `LOSS_ERROR` or `FIT_ERROR`.
     """
 
     single: bool
     lowest_alpha: float
+    error: float = LOSS_ERROR
 
     def enough(self, top: float, bottom: float) -> bool:
         """Return whether float32 resolves the lowest eigenvalue plus the lowest penalty."""
-        return torch.finfo(torch.float32).eps * top <= SINGLE_ERROR * (self.lowest_alpha + max(bottom, 0.0))
+        return torch.finfo(torch.float32).eps * top <= self.error * (self.lowest_alpha + max(bottom, 0.0))
 
 
 def decompose(
@@ -92,7 +113,7 @@ def decompose(
     side = len(gram)
     if max_rank < 1:
         return gram.new_zeros(0, dtype=torch.float64), gram.new_zeros(side, 0)
-    if accuracy.single:
+    if accuracy.single and _may_resolve(gram, max_rank, accuracy):
         values, vectors = torch.linalg.eigh(gram.float())
         if accuracy.enough(float(values[-1]), float(values[side - max_rank])):
             # penalties are far above the rounding errors here, so what is cut hardly matters
@@ -101,6 +122,30 @@ def decompose(
         gram = gram.double()
     values, vectors = torch.linalg.eigh(gram)
     return _real(values, vectors, max_rank, size, torch.finfo(torch.float64).eps * side)
+
+
+def _may_resolve(gram: torch.Tensor, max_rank: int, accuracy: Accuracy) -> bool:
+    """Return False where float32 surely cannot resolve a spectrum: a Cholesky factor says so at a tenth of the cost.
+
+    Gram minus a bound is positive definite if and only if all eigenvalues are above it.
+    """
+    side = len(gram)
+    if max_rank < side - 1:  # eigenvalues that are zero and do not matter would decide
+        return True
+    shifted = gram.float()
+    vector = torch.ones(side, dtype=torch.float32, device=gram.device) + torch.linspace(0, 1, side, device=gram.device)
+    top = 0.0
+    for _ in range(POWER_STEPS):
+        vector = shifted @ (vector / vector.norm().clamp_min(torch.finfo(torch.float32).tiny))
+        top = float(vector.norm())
+    needed = torch.finfo(torch.float32).eps * top / accuracy.error - accuracy.lowest_alpha
+    if not 0 < needed < float("inf"):
+        return needed <= 0
+    # a kernel centred over its rows has an eigenvalue 0 at the constant, lifted here
+    lift = needed * 2 / side if max_rank == side - 1 else 0.0
+    shifted = shifted + lift if lift else shifted.clone()
+    shifted.diagonal().sub_(needed)
+    return int(torch.linalg.cholesky_ex(shifted).info) == 0
 
 
 def _real(
