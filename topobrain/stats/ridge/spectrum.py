@@ -59,7 +59,7 @@ class Basis:
     def single_projects(self) -> bool:
         """Whether rows may be projected on these directions in float32."""
         spread = float(self.eigenvalues[-1] / self.eigenvalues[0]) if self.rank else 1.0
-        return torch.finfo(torch.float32).eps * spread**0.5 <= TURN_ERROR
+        return bool(torch.finfo(torch.float32).eps * spread**0.5 <= TURN_ERROR)
 
     def filters(self, alphas: torch.Tensor) -> torch.Tensor:
         """Return ``s / (s + alpha)`` (alpha, rank) in the precision of the rows."""
