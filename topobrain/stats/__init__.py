@@ -9,6 +9,7 @@ from topobrain.stats.ceiling import (
     split_half,
 )
 from topobrain.stats.clusters import Clusters, connected_clusters, grow_clusters, radius_until_all, threshold_patches
+from topobrain.stats.components import Components, fix_signs, principal_components
 from topobrain.stats.contrast import (
     PUBLISHED_TTESTS,
     TMap,
@@ -57,6 +58,8 @@ from topobrain.stats.nulls import (
     torus_shifts,
     torus_test,
 )
+from topobrain.stats.planted_alignment import PlantedAlignment, planted_alignment
+from topobrain.stats.representational_similarity import linear_cka, rdm, rsa, similarity_draws, similarity_null
 from topobrain.stats.resampling import (
     PermutedScores,
     ScoreDraws,
@@ -85,6 +88,16 @@ from topobrain.stats.ridge.banded import (
 )
 from topobrain.stats.ridge.kernels import KernelRidgeFit, kernel, kernel_ridge_cv, nested_kernel_ridge
 from topobrain.stats.selection import random_like, select_band, select_top
+from topobrain.stats.shared_components import (
+    HeldOut,
+    SharedComponents,
+    cca,
+    component_null,
+    held_out_components,
+    most_components,
+    pls_svd,
+)
+from topobrain.stats.sheet_to_cortex import MappingScore, PairedSmoothness, paired_smoothness, sheet_to_cortex_score
 from topobrain.stats.smoothness import (
     Curve,
     DistanceBins,
@@ -100,6 +113,7 @@ from topobrain.stats.smoothness import (
     smoothness_toponets,
     smoothness_toponets_null,
 )
+from topobrain.stats.spatial_modes import cortex_modes, sheet_modes
 from topobrain.stats.spectrum import (
     RadialSpectrum,
     low_frequency_share,
@@ -139,28 +153,34 @@ from topobrain.stats.variance_partitioning import (
 )
 
 __all__ = [
+    "PUBLISHED_TTESTS",
     "BandedFit",
     "Clusters",
+    "Components",
     "Curve",
     "DistanceBins",
     "FoldSizes",
     "Folds",
+    "HeldOut",
     "InterSubject",
     "Islands",
     "KernelRidgeFit",
+    "MappingScore",
     "MemoryPlan",
     "Moments",
     "NearestUnits",
     "NestedBandedFit",
     "NestedFit",
     "NullTest",
-    "PUBLISHED_TTESTS",
+    "PairedSmoothness",
     "PermutationProducts",
     "PermutedScores",
     "PermutedT",
+    "PlantedAlignment",
     "RadialSpectrum",
     "RidgeFit",
     "ScoreDraws",
+    "SharedComponents",
     "Side",
     "SignFlip",
     "SplitHalf",
@@ -176,12 +196,15 @@ __all__ = [
     "bootstrap_scores",
     "bootstrap_stimuli_and_subjects",
     "bootstrap_subjects",
+    "cca",
     "column_correlation",
     "commonality",
     "compare_with_null",
+    "component_null",
     "connected_clusters",
     "convolve_events",
     "convolve_hrf",
+    "cortex_modes",
     "distance_bins",
     "distance_curve",
     "distance_curve_null",
@@ -189,6 +212,7 @@ __all__ = [
     "duplicate_groups",
     "fdr_bh",
     "fir_delays",
+    "fix_signs",
     "generic_topography",
     "generic_topography_by_radius",
     "generic_topography_null",
@@ -196,6 +220,7 @@ __all__ = [
     "given_folds",
     "group_moments",
     "grow_clusters",
+    "held_out_components",
     "held_out_r2",
     "hrf_kernel",
     "inter_subject_correlation",
@@ -206,6 +231,7 @@ __all__ = [
     "label_permutation_test",
     "layout_null",
     "layout_permutations",
+    "linear_cka",
     "low_frequency_share",
     "make_folds",
     "map_correlation",
@@ -215,6 +241,7 @@ __all__ = [
     "merge_groups",
     "morans_i",
     "morans_i_test",
+    "most_components",
     "nearest_by_coordinates",
     "nearest_by_distance",
     "nested_banded_models",
@@ -223,6 +250,7 @@ __all__ = [
     "nested_ridge",
     "nested_ridge_layers",
     "noise_ceiling",
+    "paired_smoothness",
     "participation_ratio",
     "partition_variance",
     "percentile_interval",
@@ -230,6 +258,9 @@ __all__ = [
     "permuted_labels",
     "permuted_scores",
     "permuted_t_maps",
+    "planted_alignment",
+    "pls_svd",
+    "principal_components",
     "product_measure",
     "product_permutations",
     "project_rank",
@@ -238,17 +269,23 @@ __all__ = [
     "random_like",
     "random_rotations",
     "rank_matched_null",
+    "rdm",
     "remove_drift",
     "response_correlation_curve",
     "response_correlation_curve_null",
     "ridge_cv",
+    "rsa",
     "sampling_weights",
     "select_band",
     "select_top",
     "selectivity_difference_curve",
     "selectivity_difference_curve_null",
+    "sheet_modes",
+    "sheet_to_cortex_score",
     "sign_flip_test",
     "signed_log_p",
+    "similarity_draws",
+    "similarity_null",
     "smoothing_floor",
     "smoothness_tdann",
     "smoothness_tdann_null",
