@@ -53,6 +53,12 @@ _NAMES = {
     "partition_variance": "topobrain.encoding.partition",
     "Partition": "topobrain.encoding.partition",
     "estimate_ceiling": "topobrain.encoding.ceilings",
+    "align": "topobrain.alignment",
+    "Alignment": "topobrain.alignment",
+    "components": "topobrain.alignment.principal",
+    "PrincipalComponents": "topobrain.alignment.principal",
+    "spatial_alignment": "topobrain.alignment.spatial",
+    "SpatialAlignment": "topobrain.alignment.spatial",
     "words_to_volumes": "topobrain.time_series",
     "with_delays": "topobrain.time_series",
     "encode_all": "topobrain.jobs",
@@ -114,6 +120,12 @@ if TYPE_CHECKING:
     from topobrain import time_series as time_series
     from topobrain import training as training
     from topobrain.activations import Activations as Activations
+    from topobrain.alignment import Alignment as Alignment
+    from topobrain.alignment import align as align
+    from topobrain.alignment.principal import PrincipalComponents as PrincipalComponents
+    from topobrain.alignment.principal import components as components
+    from topobrain.alignment.spatial import SpatialAlignment as SpatialAlignment
+    from topobrain.alignment.spatial import spatial_alignment as spatial_alignment
     from topobrain.brain_files import save_map as save_map
     from topobrain.data import list_data as list_data
     from topobrain.data import list_localizers as list_localizers

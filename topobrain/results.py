@@ -32,6 +32,9 @@ KINDS = {
     "encoding": "topobrain.encoding:Encoding",
     "leakage": "topobrain.encoding:Leakage",
     "partition": "topobrain.encoding.partition:Partition",
+    "alignment": "topobrain.alignment:Alignment",
+    "principal_components": "topobrain.alignment.principal:PrincipalComponents",
+    "spatial_alignment": "topobrain.alignment.spatial:SpatialAlignment",
     "comparison": "topobrain.encoding.comparison:Comparison",
     "training": "topobrain.training.log:TrainingLog",
 }
