@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from topobrain._checks import TopobrainError
+from topobrain.cli.alignment import Align, Components
 from topobrain.cli.encoding import Encode
 from topobrain.cli.reports import Report, Reproduce
 from topobrain.cli.selectivity import Localize, Topography
@@ -28,6 +29,8 @@ Command = (
     | Annotated[Localize, tyro.conf.subcommand("localize")]
     | Annotated[Topography, tyro.conf.subcommand("topography")]
     | Annotated[Encode, tyro.conf.subcommand("encode")]
+    | Annotated[Align, tyro.conf.subcommand("align")]
+    | Annotated[Components, tyro.conf.subcommand("components")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]

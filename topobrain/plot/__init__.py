@@ -1,5 +1,6 @@
 """Plots of results: ``(result, ax=None, **look) -> Axes``. They draw what a result holds; they never save, never train."""
 
+from topobrain.plot.alignment import alignment_scores, spatial_alignment
 from topobrain.plot.comparison import comparison, leakage
 from topobrain.plot.cortex import montage, surface
 from topobrain.plot.partition import partition
@@ -8,9 +9,12 @@ from topobrain.plot.scores import encoding, encoding_voxels
 from topobrain.plot.sheets import sheet
 from topobrain.plot.style import model_colour, model_look, model_looks, model_marker, short_layer, short_layers
 from topobrain.plot.topography import distance_curve, topography
+from topobrain.plot.weight_maps import components, paired_maps
 
 __all__ = [
+    "alignment_scores",
     "comparison",
+    "components",
     "distance_curve",
     "encoding",
     "encoding_voxels",
@@ -20,11 +24,13 @@ __all__ = [
     "model_looks",
     "model_marker",
     "montage",
+    "paired_maps",
     "partition",
     "profiles",
     "sheet",
     "short_layer",
     "short_layers",
+    "spatial_alignment",
     "surface",
     "topography",
 ]

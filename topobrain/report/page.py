@@ -15,6 +15,9 @@ import numpy as np
 
 from topobrain import __version__
 from topobrain._checks import DataFileError, InputError
+from topobrain.alignment import Alignment
+from topobrain.alignment.principal import PrincipalComponents
+from topobrain.alignment.spatial import SpatialAlignment
 from topobrain.encoding import Encoding, Leakage
 from topobrain.encoding.comparison import Comparison
 from topobrain.encoding.partition import Partition
@@ -30,6 +33,9 @@ TITLES = {
     "partition": "Variance of brain responses that each feature space explains",
     "comparison": "Differences between encoding models",
     "leakage": "What shuffled folds leak",
+    "alignment": "Few dimensions shared with brain responses",
+    "spatial_alignment": "Alignment that depends on where units and voxels lie",
+    "principal_components": "Principal components",
     "selectivity": "Selectivity of units, and its topography",
     "profile": "Held-out responses of selected units",
     "topography": "Topography of maps and responses, beside its nulls",
@@ -190,6 +196,8 @@ def _drawn(result: Result) -> Iterator[tuple[Any, str]]:
             "Held-out r with shuffled and with contiguous folds. Grey: contiguous score plus the 95 % interval of the "
             "difference; starred layers leak.",
         )
+    elif isinstance(result, Alignment | SpatialAlignment | PrincipalComponents):
+        yield from _drawn_components(result)
     elif isinstance(result, Selectivity) and any(result.sheet(layer).has_layout for layer in result.layers):
         yield (
             plot.sheet(result, contrast=result.contrasts[0]),
@@ -215,6 +223,31 @@ def _drawn(result: Result) -> Iterator[tuple[Any, str]]:
         yield (
             plot.distance_curve(result),
             f"Mean {result.quantity} at each distance on the sheet, with units in other places beside.",
+        )
+
+
+def _drawn_components(result: Alignment | SpatialAlignment | PrincipalComponents) -> Iterator[tuple[Any, str]]:
+    from topobrain import plot
+
+    if isinstance(result, SpatialAlignment):
+        yield (
+            plot.spatial_alignment(result),
+            "How well a smooth map from each layer's sheet to the cortex predicts held-out voxels and stimuli, beside the same "
+            "with the places of units and of voxels shuffled. A star: p below .05 beside both.",
+        )
+    elif isinstance(result, PrincipalComponents):
+        layer = result.layers[-1]
+        known = int(np.isfinite(result.data["explained"].values[-1]).sum())
+        yield (
+            plot.components(result, layer=layer, n_components=min(3, known)),
+            f"First components of {layer} (1 of {len(result.layers)}): weights, explained variance, smoothness beside its null, "
+            "and the stimuli at both ends.",
+        )
+    else:
+        yield (
+            plot.alignment_scores(result, component=1),
+            "Held-out score of the first component of every layer, with 95 % interval, noise ceiling, permuted stimuli and "
+            "controls. It does not depend on where units lie; other components are in the tables.",
         )
 
 
