@@ -59,6 +59,7 @@ bench: $(VENV)/.peers ## Speed against peers, ratios of one run (kept in benchma
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.topo_loss
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.localizer
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.morans
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.alignment
 	@$(BIN)/python -m benchmarks.encoding --quick
 	@$(BIN)/python -m benchmarks.extraction --quick --threads 1
 
