@@ -164,7 +164,9 @@ def smoothness_of(
         found = align(acts, responses, layers=list(family.laid_out), n_permutations=0, n_bootstrap=0, ceiling="none",
                       seed=config.seed, **options)  # fmt: skip
         for layer in found.layers:
-            maps, sheet = found.unit_weights(layer), found.sheet(layer)
+            every, sheet = found.unit_weights(layer), found.sheet(layer)
+            # of too low a rank the last components weigh nothing
+            maps = every[np.nanmax(every, axis=1) > np.nanmin(every, axis=1)]
             index, null = morans_i(maps, sheet), layout_null(maps, sheet, n_null=config.n_null, seed=config.seed)
             for k, (value, draws) in enumerate(zip(np.atleast_1d(index), np.atleast_2d(null), strict=True), start=1):
                 said = compare_with_null(float(value), draws)._asdict()

@@ -24,6 +24,9 @@ from topobrain.results import load_result
 LAYOUT_LABEL = "units in other places, 95 %"
 METHODS = ("pls", "cca", "rsa", "cka")
 SHORT = {"pls": "PLS", "cca": "CCA", "rsa": "RSA", "cka": "CKA"}
+NAMES = {"family": str, "layer": str}
+"""Columns of tables that hold names, which may look like numbers."""
+
 PER_ROW = 2
 """Families side by side."""
 
@@ -74,7 +77,7 @@ def families_of(results: Path) -> list[Found]:
     table = results / "layers.csv"
     if not table.is_file():
         return []
-    order = list(dict.fromkeys(pd.read_csv(table)["family"]))
+    order = list(dict.fromkeys(pd.read_csv(table, dtype=NAMES)["family"]))
     found: dict[str, dict[str, Alignment]] = {}
     for path in sorted(results.glob("*.nc")):
         kind = path.stem.split("_")[0]
@@ -104,7 +107,7 @@ def most_topographic(families: Sequence[Found]) -> Found:
 
 def laid_out(results: Path, family: str) -> list[str]:
     """Return the layers of a family whose places training decided."""
-    table = pd.read_csv(results / "layers.csv")
+    table = pd.read_csv(results / "layers.csv", dtype=NAMES)
     if "laid_out" not in table:
         return []
     return list(dict.fromkeys(table.loc[(table["family"] == family) & table["laid_out"], "layer"]))
@@ -113,7 +116,7 @@ def laid_out(results: Path, family: str) -> list[str]:
 def smoothness_of(results: Path) -> pd.DataFrame:
     """Return how smooth unit weights are, a row a family, role, layer and component; empty without the file."""
     path = results / "smoothness.csv"
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    return pd.read_csv(path, dtype=NAMES) if path.is_file() else pd.DataFrame()
 
 
 def best_layer(result: Alignment, among: Sequence[str]) -> str:

@@ -30,6 +30,9 @@ CASES = {
 }
 """Planted case -> what it is called under an axis, in the order drawn."""
 
+NAMES = {"family": str, "layer": str}
+"""Columns of tables that hold names, which may look like numbers."""
+
 FOUND, SILENT = Look(PALETTE[0], "o"), Look(PALETTE[4], "X")
 """Looks of cases that are topographically aligned, and of those that are not."""
 
@@ -76,7 +79,7 @@ def families_of(results: Path) -> list[Family]:
     if not table.is_file():
         return []
     found = []
-    for name in dict.fromkeys(pd.read_csv(table)["family"]):
+    for name in dict.fromkeys(pd.read_csv(table, dtype=NAMES)["family"]):
         label = file_label(name)
         places = [results / f"{kind}_{label}.nc" for kind in ("alignment", "spatial")]
         if all(path.is_file() for path in places):

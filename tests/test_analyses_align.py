@@ -122,6 +122,7 @@ def test_what_is_aligned_follows_from_the_responses() -> None:
     assert Family("m", tb.extract, {}, ()).laid_out == ()  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_gpt_gives_queries_keys_and_values_apart() -> None:
     tokenizer = train_bpe(TEXTS, 300)
     config = GPTConfig(vocab_size=len(tokenizer), width=16, n_layers=2, n_heads=2, context=32, dropout=0.0)

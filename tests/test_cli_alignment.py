@@ -92,6 +92,7 @@ def test_align_writes_a_result_with_its_controls(here, capsys):
     assert found.layers == expected.layers
 
 
+@pytest.mark.slow
 def test_json_is_one_object_with_every_row(here, capsys):
     assert main(arguments("one", "--method", "rsa", "--json")) == 0
     found = json.loads(capsys.readouterr().out)
@@ -136,6 +137,7 @@ def test_too_many_components_are_told_with_the_largest_number(here, capsys):
     assert "allow 3 at most" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sheets_without_places_are_refused_for_the_spatial_part_alone(here, capsys):
     assert main(arguments("flat", "--spatial", data=placed_responses())) == 1
     assert "no layout" in capsys.readouterr().err

@@ -63,6 +63,7 @@ def test_the_data_align_with_themselves(method):
 
 
 @pytest.mark.parametrize("method", ["pls", "cca", "pca", "rsa", "cka"])
+@pytest.mark.slow
 def test_unrelated_data_stay_in_their_band(method):
     p = []
     for seed in range(12):
@@ -228,6 +229,7 @@ def test_no_draws_give_no_interval_and_no_p():
         assert np.isnan(found.data[name].values).all()
 
 
+@pytest.mark.slow
 def test_results_are_saved_and_loaded(tmp_path):
     found = scores(*planted(), n_components=2)
     loaded = load_result(found.save(tmp_path / "a.nc"))

@@ -90,6 +90,7 @@ def test_shuffled_units_keep_scores_and_lose_smoothness():
     assert (table["agreement_p"] < 0.02).all()
 
 
+@pytest.mark.slow
 def test_the_torus_null_of_smooth_noise_is_fair():
     """Responses of white noise over stimuli, blurred over the sheet: smooth maps that another half does not repeat."""
     sheet, p, index_p = Sheet.grid(10, 10, wrapped=True), [], []
@@ -315,6 +316,7 @@ def on_cortex(n=60, noise=0.3, seed=0, shuffled=False, sides=("left", "right")):
     return on_surface(responses, {"left": 10242, "right": 10242})
 
 
+@pytest.mark.slow
 def test_vertices_are_neighbours_on_the_sphere():
     responses = on_cortex()
     found = components(responses, n_components=2, n_null=49)
@@ -336,6 +338,7 @@ def test_vertices_are_neighbours_on_the_sphere():
     assert shuffled["explained"][0] == pytest.approx(table["explained"][0], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_each_subject_of_the_simulated_cohort(tmp_path):
     cohort = simulate_cohort(load_sentences().take(range(80)), n_subjects=2, voxels_per_roi=15)
     values = cohort.values.copy()

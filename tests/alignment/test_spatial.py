@@ -55,6 +55,7 @@ def found():
     )
 
 
+@pytest.mark.slow
 def test_topographic_alignment_is_found_and_shuffled_units_are_not(found):
     table = found.summary().set_index("layer")
     assert table.loc["layer0", ["p", "p_max", "p_units", "p_voxels"]].tolist() == [1 / 40] * 4
@@ -118,6 +119,7 @@ def test_components_table(found):
     assert first["smoothness_p"] <= max(first["unit_smoothness_p"], first["voxel_smoothness_p"])
 
 
+@pytest.mark.slow
 def test_result_survives_the_disk(found, tmp_path):
     again = load_result(found.save(tmp_path / "spatial.nc"))
     assert isinstance(again, SpatialAlignment)

@@ -65,6 +65,7 @@ def titled(drawing, title):
     return next(ax for ax in drawing.figure.axes if ax.get_title().split("\n")[0] == title)
 
 
+@pytest.mark.slow
 def test_families_have_their_results_in_the_order_of_the_table(folder):
     families = fig14.families_of(folder)
     assert [one.name for one in families] == list(FAMILIES)
@@ -73,6 +74,7 @@ def test_families_have_their_results_in_the_order_of_the_table(folder):
     assert fig14.most_topographic(families).name == "topoformer-tiny"
 
 
+@pytest.mark.slow
 def test_the_layer_of_the_maps_is_one_that_training_laid_out(folder):
     shown = fig14.most_topographic(fig14.families_of(folder)).pls
     assert fig14.laid_out(folder, "topoformer-tiny") == STREAMS
@@ -80,6 +82,7 @@ def test_the_layer_of_the_maps_is_one_that_training_laid_out(folder):
     assert fig14.best_layer(shown, []) == "embeddings"
 
 
+@pytest.mark.slow
 def test_every_layer_stands_above_all_its_components_and_the_network(drawing):
     top = titled(drawing, "stories260k")
     colour = model_colour("stories260k")
@@ -108,6 +111,7 @@ def test_differences_and_smoothness_are_those_of_the_results(drawing):
     assert above == "component 1, r 0.25, p_max = .001\nMoran's I 0.50, p = .010 (null 0.00)"
 
 
+@pytest.mark.slow
 def test_the_page_and_the_caption_say_how_it_was_made(drawing, tmp_path):
     assert drawing.figure.get_size_inches()[0] == PAGE_INCHES
     said = (
@@ -127,6 +131,7 @@ def test_the_page_and_the_caption_say_how_it_was_made(drawing, tmp_path):
     assert save(drawing, tmp_path, "fig14").stat().st_size > 20_000
 
 
+@pytest.mark.slow
 def test_nothing_is_drawn_of_an_empty_folder_and_simulated_is_said(tmp_path):
     assert fig14.draw(tmp_path) is None
     drawing = fig14.draw(fill(tmp_path, simulated=True))

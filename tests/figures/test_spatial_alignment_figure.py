@@ -93,7 +93,7 @@ def test_the_caption_and_the_table_say_everything(drawing, tmp_path):
         "40 voxels with places",
         "41 draws each",
         "planted cases, simulated",
-        "topoformer-tiny in blocks.0.attention.key",
+        f"topoformer-tiny in {STREAMS[1]}",
     ):
         assert words in drawing.caption
     assert "(simulated)" in drawing.figure.get_suptitle()

@@ -147,6 +147,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(("measure", "options"), [MEASURES[0], MEASURES[3]])
+@pytest.mark.slow
 def test_p_is_uniform_for_independent_responses(measure, options):
     p = []
     for s in range(150):
@@ -244,6 +245,7 @@ def test_copies_do_not_raise_the_draws():
 
 
 @pytest.mark.parametrize(("measure", "options"), [MEASURES[0], MEASURES[3]])
+@pytest.mark.slow
 def test_intervals_cover_the_score_of_many_stimuli(measure, options):
     mixing = white(6, 25, seed=9)
 

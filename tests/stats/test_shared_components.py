@@ -59,6 +59,7 @@ def test_pls_equals_scikit_learn_by_every_route(shape, scale):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.slow
 def test_blocks_of_columns_and_float32_change_nothing(shape):
     X, Y = (values.astype(np.float32) for values in study(*shape))
     whole, blocks = pls_svd(X.astype(float), Y.astype(float), 3), pls_svd(X, Y, 3, max_memory="30 kB")

@@ -27,6 +27,7 @@ def study(n, p, v, seed=0):
 @pytest.mark.parametrize("scheme", ["stimuli", "circular"])
 @pytest.mark.parametrize("method", ["pls", "cca", "pca"])
 @pytest.mark.parametrize("shape", [(40, 7, 30), (40, 30, 7), (40, 60, 50), (40, 50, 60)])
+@pytest.mark.slow
 def test_null_equals_a_loop_of_permuted_fits(shape, method, scheme):
     X, Y = study(*shape)
     folds = make_folds(range(40), 4)
@@ -39,6 +40,7 @@ def test_null_equals_a_loop_of_permuted_fits(shape, method, scheme):
 
 @pytest.mark.parametrize("method", ["pls", "cca"])
 @pytest.mark.parametrize("shape", [(210, 160, 700), (210, 700, 160), (190, 300, 250)])
+@pytest.mark.slow
 def test_null_by_products_equals_a_loop_of_permuted_fits(shape, method):
     X, Y = study(*shape)
     folds = make_folds(range(shape[0]), 3)
@@ -97,6 +99,7 @@ def p_values(method, n_sets, n_units, n_voxels, scheme="stimuli"):
 
 
 @pytest.mark.parametrize(("method", "n_voxels"), [("pls", 4), ("pls", 12), ("cca", 12), ("pca", 12)])
+@pytest.mark.slow
 def test_p_is_uniform_where_nothing_is_shared(method, n_voxels):
     p = p_values(method, 100, 6, n_voxels)
     ties = np.random.default_rng(0).random(p.shape) / 50  # from steps of 1/50 to a continuum
@@ -105,6 +108,7 @@ def test_p_is_uniform_where_nothing_is_shared(method, n_voxels):
     assert (p[:, 2] <= 0.06).mean() < 0.13
 
 
+@pytest.mark.slow
 def test_scores_of_folds_vary_together_under_permutation_as_under_independence():
     """Folds share training stimuli: orders drawn fold by fold would make mean scores vary too little."""
     folds = make_folds(range(60), 5)
@@ -120,6 +124,7 @@ def test_scores_of_folds_vary_together_under_permutation_as_under_independence()
     assert np.concatenate(apart).mean(axis=1).std() < 0.85 * np.concatenate(drawn).mean(axis=1).std()
 
 
+@pytest.mark.slow
 def test_circular_orders_hold_for_slow_responses_where_permuted_stimuli_do_not():
     folds, wrong = make_folds(range(120), 4, gap=6), {}
     for scheme in ("stimuli", "circular"):
@@ -135,6 +140,7 @@ def test_circular_orders_hold_for_slow_responses_where_permuted_stimuli_do_not()
 
 
 @pytest.mark.parametrize("method", ["pls", "cca", "pca"])
+@pytest.mark.slow
 def test_independent_responses_lie_in_the_null_band_and_shared_ones_above(method):
     folds = make_folds(range(120), 4)
     X = noise(120, 30)

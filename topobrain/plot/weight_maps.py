@@ -101,8 +101,8 @@ def components(
     -------
     array of Axes (component, 2)
         Left: weights on the sheet, on the cortex, or bars of regions, on one colour scale a component. Right: its share of
-        the variance, Moran's I beside its null (how smooth the weights are, and how smooth they would be had the units other places), how well the maps of
-        two halves of the stimuli agree, and the sentences with the highest and the lowest scores.
+        the variance; Moran's I beside its null (how smooth the weights are, and how smooth they would be had the units other
+        places); how well the maps of two halves of the stimuli agree; the sentences with the highest and the lowest scores.
 
     Raises
     ------
