@@ -9,6 +9,7 @@ those panels are drawn from a voxel-level set, one's own or the simulated cohort
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,9 @@ from analyses.model_families import Tell, draw, main
 from analyses.model_streams import with_streams
 from analyses.planted_cases import write_planted
 from analyses.train_topographic_pair import trained_layers
+from topobrain._checks import InputError
 from topobrain.alignment import Alignment, align
+from topobrain.alignment.cortical_places import voxel_places
 from topobrain.alignment.principal import components
 from topobrain.alignment.spatial import spatial_alignment
 from topobrain.stats.morans import layout_null, morans_i
@@ -138,7 +141,10 @@ def run(config: Config, tell: Tell = print) -> Path:
         )
         if placed and family.laid_out:
             write_spatial(config, family, responses, tell)
-    components(responses, seed=config.seed, n_null=config.n_null).save(config.out / "components_brain.nc")
+    with warnings.catch_warnings():
+        if not placed:  # said already
+            warnings.filterwarnings("ignore", message="components of .* have no smoothness", category=UserWarning)
+        components(responses, seed=config.seed, n_null=config.n_null).save(config.out / "components_brain.nc")
     for name, tables in (("layers", rows), ("smoothness", smooth)):
         if not tables:
             continue
@@ -165,8 +171,11 @@ def smoothness_of(
                       seed=config.seed, **options)  # fmt: skip
         for layer in found.layers:
             every, sheet = found.unit_weights(layer), found.sheet(layer)
-            # of too low a rank the last components weigh nothing
-            maps = every[np.nanmax(every, axis=1) > np.nanmin(every, axis=1)]
+            # of too low a rank the last components weigh nothing, or have no weights
+            known = every[np.isfinite(every).any(axis=1)]
+            maps = known[np.nanmax(known, axis=1) > np.nanmin(known, axis=1)]
+            if not len(maps):
+                continue
             index, null = morans_i(maps, sheet), layout_null(maps, sheet, n_null=config.n_null, seed=config.seed)
             for k, (value, draws) in enumerate(zip(np.atleast_1d(index), np.atleast_2d(null), strict=True), start=1):
                 said = compare_with_null(float(value), draws)._asdict()
@@ -178,8 +187,10 @@ def smoothness_of(
 
 def has_places(responses: tb.BrainResponses) -> bool:
     """Return whether it is known where voxels lie."""
-    coords = responses.data.coords
-    return "vertex" in coords or all(f"{axis}_mm" in coords for axis in "xyz")
+    try:
+        return bool(np.isfinite(voxel_places(responses).coordinates).any())
+    except InputError:
+        return False
 
 
 def targets_of(responses: tb.BrainResponses) -> dict[str, dict[str, Any]]:

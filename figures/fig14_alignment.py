@@ -18,10 +18,11 @@ from topobrain.alignment import Alignment
 from topobrain.plot import alignment_scores, model_looks, paired_maps, short_layers
 from topobrain.plot.alignment import SCORES, drawn_as
 from topobrain.plot.scores import plain_axes, points
-from topobrain.plot.style import CEILING, DIVERGING, null_bars, simulated_mark
+from topobrain.plot.style import CEILING, DIVERGING, SMALLEST, null_bars, simulated_mark
 from topobrain.results import load_result
 
 LAYOUT_LABEL = "units in other places, 95 %"
+IN_ORDER = "units in order, not laid out"
 METHODS = ("pls", "cca", "rsa", "cka")
 SHORT = {"pls": "PLS", "cca": "CCA", "rsa": "RSA", "cka": "CKA"}
 NAMES = {"family": str, "layer": str}
@@ -54,10 +55,14 @@ def draw(results: Path) -> Drawing | None:
     figure = plt.figure(figsize=(PAGE_INCHES, sum(heights) + 0.3), layout="constrained")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights)
     _every_layer(parts[0], families)
-    layer = best_layer(shown.pls, laid_out(results, shown.name))
+    placed = laid_out(results, shown.name)
+    layer = best_layer(shown.pls, placed or ())
     maps = paired_maps(shown.pls, layer=layer, components=range(1, n_maps + 1), n_ends=3, figure=parts[1],
                 title=f"{shown.name}, {layer}: weights on both sides, sentences of the highest and lowest scores")  # fmt: skip
     _name_smoothness(maps, smooth, shown.name, layer)
+    if placed is not None and layer not in placed:
+        for ax in maps[:, 0]:
+            ax.set_xlabel(f"{ax.get_xlabel()}\n{IN_ORDER}", fontsize=SMALLEST, labelpad=3)
     left, right = parts[2].subfigures(1, 2, width_ratios=[1.25, 1.0]) if len(smooth) else (parts[2], None)
     _by_method(left, families)
     if right is not None:
@@ -69,7 +74,7 @@ def draw(results: Path) -> Drawing | None:
     brain = families[0].pls.provenance.get("responses", {}).get("name", "responses")
     mark = "" if "simulated" in brain else simulated_mark(simulated)
     figure.suptitle(f"Low-dimensional alignment with the language network ({brain}){mark}", fontsize=9)
-    return Drawing(figure, numbers_of(families, smooth), _caption(families, shown, layer, simulated))
+    return Drawing(figure, numbers_of(families, smooth), _caption(families, shown, layer, placed, simulated))
 
 
 def families_of(results: Path) -> list[Found]:
@@ -105,11 +110,11 @@ def most_topographic(families: Sequence[Found]) -> Found:
     return (named or paired or list(families))[0]
 
 
-def laid_out(results: Path, family: str) -> list[str]:
-    """Return the layers of a family whose places training decided."""
+def laid_out(results: Path, family: str) -> list[str] | None:
+    """Return the layers of a family whose places training decided; None where the table does not say it."""
     table = pd.read_csv(results / "layers.csv", dtype=NAMES)
     if "laid_out" not in table:
-        return []
+        return None
     return list(dict.fromkeys(table.loc[(table["family"] == family) & table["laid_out"], "layer"]))
 
 
@@ -123,7 +128,8 @@ def best_layer(result: Alignment, among: Sequence[str]) -> str:
     """Return the layer whose first component scores highest, among some if there are any."""
     r = result.data["r"].values[:, 0]
     inside = np.isin(result.layers, list(among))
-    return result.layers[int(np.nanargmax(np.where(inside, r, -np.inf) if inside.any() else r))]
+    known = np.where(np.isfinite(r), r, -np.inf)
+    return result.layers[int(np.argmax(np.where(inside, known, -np.inf) if inside.any() else known))]
 
 
 def _every_layer(part: Any, families: Sequence[Found]) -> None:
@@ -210,7 +216,7 @@ def _by_method(part: Any, families: Sequence[Found]) -> None:
         ax.set_xlim(-0.6, len(methods) - 0.4)
         ax.set_title(f"model less {control}", fontsize=7, pad=3)
     handles, names = axes[0].get_legend_handles_labels()
-    part.legend(handles, names, loc="outside lower center", ncols=4, fontsize=6.5, frameon=False)
+    part.legend(handles, names, loc="outside lower center", ncols=2, fontsize=6.5, frameon=False)
 
 
 def _name_smoothness(axes: np.ndarray, smooth: pd.DataFrame, family: str, layer: str) -> None:
@@ -278,7 +284,10 @@ def numbers_of(families: Sequence[Found], smooth: pd.DataFrame) -> pd.DataFrame:
     return table[[*lead, *(name for name in table if name not in lead)]]
 
 
-def _caption(families: Sequence[Found], shown: Found, layer: str, simulated: bool) -> str:
+def _caption(families: Sequence[Found], shown: Found, layer: str, placed: Sequence[str] | None, simulated: bool) -> str:
+    among = "of the layers laid out by training" if placed else "of all layers"
+    if placed is not None and layer not in placed:
+        among = "whose units nobody laid out (drawn in their order), of all layers"
     first = families[0].pls
     options = first.provenance.get("alignment", {})
     brain = first.provenance.get("responses", {}).get("name", "responses")
@@ -295,9 +304,10 @@ def _caption(families: Sequence[Found], shown: Found, layer: str, simulated: boo
         f"and within test stimuli. Dashes: noise ceiling ({options.get('ceiling_of', 'not known')}). a: first component of every "
         "layer and stream, untrained selves in grey, twins without topography as squares; a star: p < .05 beside the largest "
         "permuted score of all layers and components of the model; below, every component (dots: the same p). b: weights of the "
-        f"components of {shown.name} in {layer}, of the layers laid out by training the one with the highest r of component 1 "
-        "(chosen on the scores shown, so r is optimistic there), mean over folds with signs aligned; Moran's I beside its "
-        "layout null. c: last layer "
+        f"components of {shown.name} in {layer}, {among} the one with the highest r of component 1 "
+        "(chosen on the scores shown, so r is optimistic there), mean over folds with signs aligned so that the largest unit "
+        "weight is positive: where the bars of regions are negative, sentences of the high end drive the regions less than "
+        "those of the low end; Moran's I beside its layout null. c: last layer "
         "of each model less its controls, first component where there are components, stimuli drawn for both at once. "
         "None of these scores depends on where units lie. d: what does, on the model's side alone: Moran's I of the units' "
         "weights (markers as in a) beside the middle 95 % with units in other places; smooth weights show no alignment, since "

@@ -16,7 +16,7 @@ from figures.style import PAGE_INCHES, Drawing
 from topobrain.alignment import Alignment
 from topobrain.alignment.spatial import SpatialAlignment
 from topobrain.plot import paired_maps, spatial_alignment
-from topobrain.plot.alignment import NULL_LABEL, UNITS_LABEL, VOXELS_LABEL
+from topobrain.plot.alignment import NULL_LABEL, ZERO_LABEL, place_nulls, star
 from topobrain.plot.scores import plain_axes, points
 from topobrain.plot.style import CEILING, NULL_MEAN, PALETTE, Look, null_bars, simulated_mark
 from topobrain.results import load_result
@@ -58,7 +58,8 @@ def draw(results: Path) -> Drawing | None:
     if planted:
         _planted(parts[0], planted)
     _families(parts[-2], families)
-    layer = shown.spatial.layers[int(np.nanargmax(shown.spatial.data["component_r"].values[:, 0]))]
+    first = shown.spatial.data["component_r"].values[:, 0]
+    layer = shown.spatial.layers[int(np.argmax(np.where(np.isfinite(first), first, -np.inf)))]
     paired_maps(shown.aligned, layer=layer, components=range(1, n_maps + 1), spatial=shown.spatial, n_ends=3,
                 figure=parts[-1], title=f"{shown.name}, {layer}")  # fmt: skip
     for part, letter in zip(parts, "abc", strict=False):
@@ -115,14 +116,11 @@ def _planted(part: Any, planted: Mapping[str, tuple[Alignment, SpatialAlignment]
         smooth, p = (float(spatial.data[name].values[0, 0]) for name in ("smoothness", "smoothness_p"))
         points(axes[1], [x], ([smooth], [np.nan], [np.nan]), look)
         _starred(axes[1], x, p)
-        for side, shift in (("units", -0.16), ("voxels", 0.16)):
-            low, high = np.quantile(spatial.data[f"null_{side}"].values[0], (0.025, 0.975))
-            name = UNITS_LABEL if side == "units" else VOXELS_LABEL
-            null_bars(axes[2], np.array([x + shift]), np.array([low]), np.array([high]), 0.3, label=None if x else name)
-            if side == "voxels":
-                axes[2].patches[-1].set(facecolor="none", edgecolor=NULL_MEAN, linewidth=0.6, hatch="//////")
+        nulls = (spatial.data[f"null_{side}"].values[:1] for side in ("units", "voxels"))
+        place_nulls(axes[2], np.array([x]), 0.65, *nulls)
         points(axes[2], [x], ([float(spatial.data[name].values[0])] for name in ("r", "low", "high")), look)
         _starred(axes[2], x, float(spatial.data["p"].values[0]))
+    axes[1].axhline(0, color=NULL_MEAN, linestyle=":", linewidth=1, zorder=1, label=ZERO_LABEL)
     heads = (
         ("held-out r, PLS", "knows no places:\nPLS, component 1"),
         ("smoothness,\ncorrected", "paired weight maps,\ncomponent 1"),
@@ -142,9 +140,7 @@ def _planted(part: Any, planted: Mapping[str, tuple[Alignment, SpatialAlignment]
 
 def _starred(ax: Any, x: float, p: float) -> None:
     if p < 0.05:
-        ax.annotate(
-            "*", (x, 1), xycoords=("data", "axes fraction"), ha="center", va="center", fontsize=8, color=CEILING
-        )
+        star(ax, x, CEILING)
 
 
 def _families(part: Any, families: Sequence[Family]) -> None:
@@ -189,7 +185,9 @@ def _caption(families: Sequence[Family], planted: Mapping[str, Any], shown: Fami
         "a: planted cases, simulated: a smooth map takes the sheet's tuning to the cortex (topographic); the same with units, or "
         "voxels, in random places; a brain with latents of its own; units shuffled and then blurred over the sheet. Blue: "
         "topographically aligned, orange crosses: not. The score of shared components stays when units change places; smooth "
-        "maps on both sides prove nothing; only the map from sheet to cortex tells the first case from the others. "
+        "maps on both sides prove nothing; here the map from sheet to cortex alone tells the first case from the "
+        f"{len(planted) - 1} others drawn. It cannot tell a smooth sheet from one whose "
+        "signal was blurred under noise that stays rough. "
         if planted
         else ""
     )
@@ -198,9 +196,10 @@ def _caption(families: Sequence[Family], planted: Mapping[str, Any], shown: Fami
         f"Alignment with {brain}{_marked(brain, simulated)}, {len(first.subjects)} subjects, "
         f"{int(first.data['n_voxels'].sum()):,} voxels with places. {cases}{letter}: a smooth map from the sheet to the cortex "
         "is fitted on training stimuli and training voxels and predicts other voxels' responses to other stimuli; means over "
-        f"subjects, 95 % intervals over test stimuli ({options.get('n_bootstrap', 0):,} draws). Grey and hatched bars: middle "
-        f"95 % of the same with the places of units, or of voxels, shuffled and fitted again ({n_null} draws each). Controls: "
-        "untrained selves in grey, twins as squares, each with the mean of its own higher null. A star: p < .05 beside both "
+        f"subjects, 95 % intervals over test stimuli ({options.get('n_bootstrap', 0):,} draws). Grey and pale hatched bars: "
+        f"middle 95 % of the same with the places of units, or of voxels, shuffled and fitted again ({n_null} draws each). "
+        "Controls: untrained selves in grey, twins as squares, each with the mean of its own higher null (dotted). Dashes: noise "
+        "ceiling, where known. A star: p < .05 beside both "
         f"nulls and the largest of all layers. Layers: those whose places training decided. {last}: weights of components of "
         f"{shown.name} in {layer} (the layer with the highest r of component 1) on the sheet and on the cortex, with Moran's I "
         "and its p beside places shuffled (of voxels: mean over subjects, largest p); right: sentences of the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from topobrain.alignment.principal import PrincipalComponents
 from topobrain.alignment.spatial import SpatialAlignment
 from topobrain.models.architectures import build
 from topobrain.models.gpt import GPTConfig, wrap_gpt
+from topobrain.models.topoformer import TopoformerConfig, wrap_topoformer
 from topobrain.training.vocabularies import train_bpe
 
 TEXTS = [f"the {noun} {verb} {i}" for i, (noun, verb) in enumerate((n, v) for n in "abcdefghij" for v in "klmno")]
@@ -60,6 +62,26 @@ def responses(n_voxels: int, *, placed: bool) -> tb.BrainResponses:
     )
 
 
+def with_coordinates(coords: dict[str, np.ndarray], attrs: dict[str, object]) -> tb.BrainResponses:
+    made = tb.BrainResponses.from_arrays(
+        np.random.default_rng(0).standard_normal((len(TEXTS), 4)),
+        tb.StimulusSet(TEXTS),
+        roi="patch",
+        voxel_coords=coords,
+    )
+    made.data.attrs.update(attrs)
+    return made
+
+
+def on_an_unknown_surface() -> tb.BrainResponses:
+    """Vertex numbers, and no word on which surface."""
+    return with_coordinates({"vertex": np.arange(4)}, {})
+
+
+def in_a_volume() -> tb.BrainResponses:
+    return with_coordinates({axis: np.arange(4) for axis in "ijk"}, {"affine": np.eye(4).ravel()})
+
+
 @pytest.fixture
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(align_language_network, "members", toy_members)
@@ -69,7 +91,7 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:components of:UserWarning")
+@pytest.mark.filterwarnings("error:components of:UserWarning")  # run says it itself
 def test_regions_give_alignment_and_say_that_the_rest_needs_voxels(toys: Path) -> None:
     responses(4, placed=False).save(toys / "table.nc")
     told: list[str] = []
@@ -114,6 +136,8 @@ def test_voxels_with_places_give_what_depends_on_them(toys: Path, monkeypatch: p
 def test_what_is_aligned_follows_from_the_responses() -> None:
     table, voxels = responses(4, placed=False), responses(24, placed=True)
     assert (has_places(table), has_places(voxels)) == (False, True)
+    assert not has_places(on_an_unknown_surface())
+    assert has_places(in_a_volume())
     assert targets_of(voxels) == {"alignment": {}}
     found = list(wanted(Config(methods=("pls", "rsa"), n_components=2), targets_of(table)))
     assert [one[:2] for one in found] == [("alignment", "pls"), ("alignment-rsa", "rsa"), ("network", "pls")]
@@ -142,3 +166,45 @@ def test_a_gpt_gives_queries_keys_and_values_apart() -> None:
     handle.remove()
     assert torch.equal(torch.cat([found[layer] for layer in inside], dim=-1), caught[0])
     assert with_streams(toy("toy", 0)).sheets.keys() == {"0"}
+
+
+def same_as_hooked(model: tb.TorchModel, inside: dict[str, str]) -> None:
+    """Every stream of ``inside`` (layer -> module, written out here) is what that module gave, and no two are alike."""
+    streams, words = with_streams(model), ["the little dog sleeps"]
+    assert set(inside) <= set(streams.sheets)
+    parts = dict(model.module.named_modules())
+    caught: dict[str, torch.Tensor] = {}
+
+    def keep(layer: str) -> Callable[..., None]:
+        return lambda module, given, output: caught.update({layer: output.detach().clone()})
+
+    handles = [parts[path].register_forward_hook(keep(layer)) for layer, path in inside.items()]
+    model.record(words, [next(reversed(model.sheets))])
+    for handle in handles:
+        handle.remove()
+    found = streams.record(words, list(inside)).values
+    for layer, value in caught.items():
+        assert torch.equal(found[layer].reshape(-1), value.reshape(-1)), layer
+        assert streams.sheets[layer].n_units == value.shape[-1]
+    kinds = list(caught.values())
+    assert not any(a.shape == b.shape and torch.equal(a, b) for i, a in enumerate(kinds) for b in kinds[:i])
+
+
+@pytest.mark.slow
+def test_a_llama_gives_every_stream_as_its_modules_do(real_data: Path) -> None:
+    inside = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
+    model = tb.load_model("stories260k", device="cpu")
+    block = model.paths["layers.1"]
+    wanted = {f"layers.1.attention.{stream}": f"{block}.self_attn.{part}" for stream, part in inside.items()}
+    same_as_hooked(model, wanted | {"layers.1.mlp": f"{block}.mlp"})
+
+
+def test_a_topoformer_gives_every_stream_as_its_modules_do() -> None:
+    tokenizer = train_bpe(TEXTS, 300)
+    module = build("topoformer", TopoformerConfig.tiny(len(tokenizer)), seed=0)
+    wanted = {f"blocks.0.attention.{stream}": f"blocks.0.attention.{stream}"
+              for stream in ("query", "key", "value", "output")}  # fmt: skip
+    same_as_hooked(
+        wrap_topoformer("topoformer-tiny", module, tokenizer, device="cpu"),
+        wanted | {"blocks.0.mlp": "blocks.0.feed_forward"},
+    )

@@ -441,7 +441,7 @@ def test_ctrl_c_ends_a_training_that_the_same_command_goes_on_with(text):
     running.send_signal(signal.SIGINT)
     _, error = running.communicate(timeout=60)
     assert running.returncode == 130, error
-    assert "stopped. What was finished is kept" in error
+    assert "stopped. Results and activations that were finished are kept" in error
     assert "Traceback" not in error
     assert not (text.parent / "run" / "training.nc").exists()
     assert main([*arguments, "--out", "run"]) == 0

@@ -110,6 +110,10 @@ def test_spatial_scores_are_a_second_result(here, capsys):
     found = SpatialAlignment.load(here / "out" / "spatial_one_placed.nc")
     assert found.data.sizes["null"] == 5
     assert found.controls == ["untrained"]
+    again = [*more, "--method", "pca", "--json"]
+    assert main(arguments("one", *again, data="placed.nc")) == 0
+    names = [Path(row["result"]).name for row in json.loads(capsys.readouterr().out)]
+    assert names == ["alignment_one_placed_pca.nc", "spatial_one_placed_pca.nc"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from topobrain.alignment.ceilings import ceiling_from_voxels
 from topobrain.responses import BrainResponses
 from topobrain.results import load_result
 from topobrain.sheet import Sheet
+from topobrain.stats import held_out_components, make_folds
+from topobrain.stats.group_tests import t_interval
 from topobrain.stimuli import StimulusSet
 
 QUICK = {"n_permutations": 60, "n_bootstrap": 60}
@@ -304,3 +306,171 @@ def test_progress_counts_layers_and_controls():
     align(acts, brain, controls={"self": acts}, n_components=1, n_permutations=0, n_bootstrap=0,
           progress=lambda *at: told.append(at))  # fmt: skip
     assert told == [(1, 2), (2, 2)]
+
+
+# --- what a sceptic found ---------------------------------------------------------------------------------------------
+
+
+def two_layers(seed=0):
+    X, Y = planted(seed=seed)
+    other = np.random.default_rng(seed + 50).standard_normal((N, 36))
+    return labelled(X, Y, layers={"a": X, "b": other})
+
+
+def test_p_max_is_against_the_largest_of_all_layers_and_components():
+    found = align(*two_layers(), n_components=3, **QUICK)
+    largest = found.data["null"].values.max(axis=(0, 1))
+    r = found.data["r"].values
+    wanted = (1 + (largest >= r[..., None] - 1e-6).sum(axis=-1)) / 61
+    assert np.allclose(found.data["p_max"].values, wanted)
+
+
+def test_a_region_that_is_the_mean_of_others_adds_no_component():
+    X, Y = planted(n_voxels=4)
+    found = scores(X, np.concatenate([Y, Y.mean(axis=1, keepdims=True)], axis=1), scale=False)
+    assert found.data.sizes["component"] == 5
+    for name in ("r", "low", "p", "p_max", "null_low"):
+        assert np.isnan(found.data[name].values[0, 4])
+        assert np.isfinite(found.data[name].values[0, :4]).all()
+    assert np.isnan(found.unit_weights("a")[4]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["pls", "rsa", "cka"])
+def test_p_is_fair_with_repeated_stimuli(method):
+    p = []
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        X, Y = (np.repeat(rng.standard_normal((30, 6)), 3, axis=0) for _ in range(2))
+        Y = Y + 0.3 * rng.standard_normal(Y.shape)
+        found = align(
+            *labelled(X, Y, stimuli(90, repeats=3)), method=method, n_components=1, n_permutations=99, n_bootstrap=0,
+            ceiling="none", seed=seed,
+        )  # fmt: skip
+        p.append(found.data["p"].values[0, 0])
+    assert np.mean(np.array(p) <= 0.1) <= 0.2  # 8 of 80 are expected, 17 or more come in less than 1 % of runs
+
+
+def test_groups_of_many_sizes_have_no_fair_null_for_whole_set_similarities():
+    X, Y = planted()
+    sizes = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 18]
+    shown = StimulusSet([f"s{i}" for i in range(N)], {"group": np.repeat(np.arange(13), sizes)})
+    with pytest.raises(InputError, match="cannot change places as wholes"):
+        align(*labelled(X, Y, shown), method="rsa", n_bootstrap=0, n_permutations=20)
+    assert np.isfinite(
+        align(*labelled(X, Y, shown), method="rsa", n_bootstrap=0, n_permutations=0).data["r"].values
+    ).all()
+
+
+def test_the_interval_draws_groups_as_wholes():
+    rng = np.random.default_rng(2)
+    passage = np.repeat(rng.standard_normal((24, 2)), 10, axis=0)
+    X = passage @ rng.standard_normal((2, 36)) + 0.5 * rng.standard_normal((240, 36))
+    own = np.repeat(2 * rng.standard_normal((24, 20)), 10, axis=0)
+    Y = passage @ rng.standard_normal((2, 20)) + own + 0.5 * rng.standard_normal((240, 20))
+    widths = {}
+    for name, table in (("together", {"group": np.repeat(np.arange(24), 10)}), ("alone", None)):
+        acts, brain = labelled(X, Y, StimulusSet([f"s{i}" for i in range(240)], table))
+        found = align(acts, brain, n_components=1, n_permutations=0, n_bootstrap=300)
+        widths[name] = float((found.data["high"] - found.data["low"]).values[0, 0])
+    assert widths["together"] > 1.5 * widths["alone"]
+
+
+def test_where_a_fold_holds_one_group_the_interval_is_over_folds():
+    X, Y = planted()
+    shown = StimulusSet([f"s{i}" for i in range(N)], {"group": np.repeat(np.arange(8), 15)})
+    acts, brain = labelled(X, Y, shown)
+    noise = Activations.from_arrays({"a": np.random.default_rng(4).standard_normal((N, 36))}, shown)
+    found = align(acts, brain, folds="leave-one-out", n_components=2, controls={"noise": noise}, n_permutations=0)
+    low, high = t_interval(np.moveaxis(found.data["fold_r"].values, 1, 0))
+    assert np.allclose(found.data["low"].values, low)
+    assert np.allclose(found.data["high"].values, high)
+    assert np.isfinite(found.data["difference_low"].values).all()
+
+
+def test_regularization_reaches_the_fit():
+    X, Y = (values.astype(np.float32).astype(float) for values in planted())
+    given = held_out_components(X, Y, make_folds(range(N), 5), 2, method="cca", regularization=100.0)
+    found = scores(X, Y, method="cca", n_components=2, regularization=100.0)
+    assert np.allclose(found.data["fold_r"].values[0], given.r)
+
+
+def test_controls_of_the_same_layer_names_stand_beside_them_whatever_their_order():
+    acts, brain = two_layers()
+    found = align(acts, brain, n_components=1, controls={"turned": acts.only("b", "a")}, **QUICK)
+    assert np.allclose(found.data["control_r"].values[0], found.data["r"].values)
+
+
+def test_ends_of_the_brain_are_those_of_its_scores():
+    found = scores(*planted(), n_components=1)
+    score = dict(zip(found.labels("stimulus"), found.data["voxel_score"].values[0, :, 0], strict=True))
+    ends = found.ends("a", 1, n=4, side="brain")
+    assert all(score[one] == value for one, value in zip(ends["stimulus"], ends["score"], strict=True))
+    for wrong in ({"component": 1.5}, {"n": -3}, {"n": "a"}):
+        with pytest.raises(InputError, match="whole number of 1 or more"):
+            found.ends("a", **{"component": 1, **wrong})
+
+
+def test_a_subject_of_pure_noise_lowers_the_ceiling_of_subjects():
+    X, Y = planted(noise=0.2)
+    noise = np.random.default_rng(8).standard_normal(Y.shape)
+    acts, brain = labelled(X, np.concatenate([Y, Y, noise], axis=1), subject=["s1"] * 20 + ["s2"] * 20 + ["s3"] * 20)
+    found = align(acts, brain, n_components=1, n_permutations=0, n_bootstrap=0)
+    assert found.data["ceiling"].values[0, 0] == pytest.approx(2 / 3, abs=0.12)
+
+
+def test_halves_of_four_repeats_give_the_reliability_of_one_trial():
+    rng = np.random.default_rng(5)
+    shared = np.repeat(rng.standard_normal((200, 1)), 4, axis=0) @ np.ones((1, 15)) / np.sqrt(15)
+    Y = 1.5 * shared + rng.standard_normal((800, 15))
+    acts, brain = labelled(shared + 1e-3 * rng.standard_normal(Y.shape), Y, stimuli(800, repeats=4))
+    found = align(acts, brain, n_components=1, scale=False, n_permutations=0, n_bootstrap=0)
+    assert found.data["ceiling"].values[0, 0] == pytest.approx(np.sqrt(1.5**2 / (1.5**2 + 1)), abs=0.04)
+
+
+def test_too_few_stimuli_for_halves_do_not_break_an_alignment():
+    X, Y = planted(n=30)
+    found = align(*labelled(X, Y, stimuli(30, repeats=3)), n_components=1, n_permutations=0, n_bootstrap=0)
+    assert found.provenance["alignment"]["ceiling"] == "none"
+
+
+def test_voxels_of_very_different_scale_are_scaled_for_the_ceiling_too():
+    rng = np.random.default_rng(6)
+    Y = rng.standard_normal((N, 2)) + rng.standard_normal((N, 1))
+    ceilings = []
+    for scale in (1, 1000):
+        acts, brain = labelled(planted()[0], Y * [1, scale], ceiling=np.array([0.9, 0.3]))
+        ceilings.append(align(acts, brain, n_components=1, n_permutations=0, n_bootstrap=0).data["ceiling"].values)
+    assert np.allclose(*ceilings)
+
+
+@pytest.mark.parametrize("column", ["r", "test_fold", "unit_score", "fold", "component", "control"])
+def test_columns_of_stimuli_may_have_the_names_of_scores(column):
+    X, Y = planted()
+    shown = StimulusSet([f"s{i}" for i in range(N)], {column: np.arange(N)})
+    assert len(align(*labelled(X, Y, shown), n_components=1, **QUICK).summary()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"controls": ["untrained"]}, "controls are named"),
+        ({"regularization": "a", "method": "cca"}, "regularization must be"),
+        ({"scale": "yes"}, "scale must be True or False"),
+        ({"ceiling": "subjectss"}, "subjects"),
+    ],
+)
+def test_more_impossible_options(options, told):
+    with pytest.raises((InputError, UnknownNameError), match=told):
+        scores(*planted(), **options)
+
+
+def test_a_layer_that_cannot_be_aligned_is_named():
+    X, Y = planted()
+    holed = X.copy()
+    holed[3, 2] = np.nan
+    for wrong, told in ((np.ones_like(X), "layer 'b' answers every stimulus alike"), (holed, "layer 'b' has missing")):
+        with pytest.raises(InputError, match=told):
+            align(*labelled(X, Y, layers={"a": X, "b": wrong}), **QUICK)
+    with pytest.raises(InputError, match="rsa compares patterns over 3 voxels"):
+        scores(X, Y[:, :2], method="rsa")

@@ -8,14 +8,16 @@ from topobrain.activations import Activations
 from topobrain.alignment import align
 from topobrain.alignment.cortical_places import voxel_places
 from topobrain.alignment.spatial import SpatialAlignment, spatial_alignment
+from topobrain.alignment.spatial_scoring import Brain
 from topobrain.brain_files.places import in_volume, on_surface
 from topobrain.data.surfaces import load_surface
+from topobrain.encoding.cross_validation import make_design
 from topobrain.responses import BrainResponses
 from topobrain.results import load_result
 from topobrain.sheet import Sheet
 from topobrain.stats.folds import make_folds
 from topobrain.stats.planted_alignment import planted_alignment
-from topobrain.stats.sheet_to_cortex import sheet_to_cortex_score
+from topobrain.stats.sheet_to_cortex import induced_orders, sheet_to_cortex_score
 from topobrain.stimuli import StimulusSet
 
 SHEET, N, V = Sheet.grid(9, 9, wrapped=True), 75, 40
@@ -156,6 +158,95 @@ def test_maps_of_an_alignment_are_taken():
         spatial_alignment(model, responses(one, one), alignment=alignment, **QUICK)
 
 
+def test_alignments_of_another_model_brain_or_folds_are_refused():
+    one, other = planted(), planted(seed=1)
+    mask = np.arange(81) != 5
+    alignment = align(activations(one), responses(one), n_components=2, n_permutations=0, n_bootstrap=0)
+    for model, brain, options, message in (
+        (other, one, {}, "other activations of layer 'layer0'"),
+        (one, other, {}, "other responses"),
+        (one, one, {"n_folds": 4}, "other folds"),
+        (one, one, {"units": mask}, "other units="),
+    ):
+        with pytest.raises(InputError, match=message):
+            spatial_alignment(activations(model), responses(brain), alignment=alignment, **options, **QUICK)
+    some = align(activations(one), responses(one), units=mask, n_components=2, n_permutations=0, n_bootstrap=0)
+    made = spatial_alignment(activations(one), responses(one), alignment=some, units=mask, n_null=2, n_bootstrap=0)
+    assert np.isfinite(made.data["smoothness"]).all()
+
+
+def test_controls_are_fitted_as_the_alignment_was():
+    one = planted()
+    model, brain = activations(one), responses(one)
+    alignment = align(model, brain, method="cca", n_components=3, n_permutations=0, n_bootstrap=0)
+    made = spatial_alignment(
+        model, brain, alignment=alignment, controls={"itself": model}, n_null=2, n_bootstrap=0
+    ).data
+    np.testing.assert_allclose(made["control_smoothness"].values[0], made["smoothness"], atol=1e-6)
+
+
+def test_subjects_are_shuffled_together_whatever_voxels_they_lack():
+    one, lacks = planted(), np.array([3, 17, 30])
+    keep = np.setdiff1d(np.arange(V), lacks)
+    part = one._replace(Y=one.Y[:, keep], places=one.places[keep])
+    apart = one._replace(places=one.places + 500.0)
+
+    def orders(*sides, **options):
+        brain = responses(*sides, **options)
+        design = make_design(brain, np.arange(N), "auto", n_folds=5, gap=None)
+        return Brain.of(brain, design).orders(50, within_regions="roi" in options, seed=0)
+
+    whole, some = orders(one, part)
+    np.testing.assert_array_equal(some, induced_orders(whole, keep))
+    np.testing.assert_array_equal(*orders(one, one))
+    own, other = orders(one, apart)
+    np.testing.assert_array_equal(own, whole)  # one subject is shuffled as it is alone
+    assert (own == other).mean() < 0.1
+    labels = np.where(one.places[:, 0] > 0, "right", "left")
+    whole, some = orders(one, part, roi=[*labels, *labels[keep]])
+    assert (labels[whole] == labels).all()
+    assert (labels[keep][some] == labels[keep]).all()
+
+
+def test_subjects_count_alike():
+    one, rough = planted(**CLEAR), planted("shuffled voxels", **CLEAR)
+    given = {"n_null": 2, "n_bootstrap": 0}
+    there, back = (
+        spatial_alignment(activations(one), responses(*two), **given) for two in ((one, rough), (rough, one))
+    )
+    assert there.data["voxel_smoothness_p"].values[0, 0, 0] < there.data["voxel_smoothness_p"].values[0, 1, 0]
+    np.testing.assert_allclose(there.data["smoothness_p"], back.data["smoothness_p"])
+
+
+def test_ceilings_are_those_of_each_subject():
+    one = planted()
+    made = spatial_alignment(
+        activations(one), responses(one, one, ceiling=np.repeat([0.4, 0.8], V)), n_null=2, n_bootstrap=0
+    ).data
+    assert made["ceiling"].values.tolist() == pytest.approx([0.4, 0.8])
+    np.testing.assert_allclose(made["normalized"], made["r"] / 0.6, rtol=1e-6)
+
+
+def test_p_max_is_against_the_best_layer(found):
+    data, expected = found.data, []
+    for side in ("units", "voxels"):
+        null = data[f"null_{side}"].values
+        above, best = data["r"].values - null.mean(axis=1), (null - null.mean(axis=1, keepdims=True)).max(axis=0)
+        expected.append([(1 + (best >= value - 1e-12).sum()) / 40 for value in above])
+    np.testing.assert_allclose(data["p_max"], np.max(expected, axis=0))
+    assert data["p_max"].values[1] > data["p"].values[1]
+
+
+def test_units_of_controls():
+    one, mask = planted(), np.arange(81) % 3 > 0
+    given = {"units": mask, "n_null": 2, "n_bootstrap": 0}
+    made = spatial_alignment(activations(one), responses(one), controls={"itself": activations(one)}, **given)
+    assert made.data["control_difference"].values.tolist() == [[0.0]]
+    named = Activations.from_arrays({"other": one.X}, SHOWN, sheets={"other": SHEET})
+    with pytest.warns(UserWarning, match="'named', which keeps all its units"):
+        spatial_alignment(activations(one), responses(one), controls={"named": named}, **given)
+
+
 def test_units_that_are_asked_for():
     one = planted()
     mask = np.random.default_rng(0).random(81) < 0.7
@@ -211,6 +302,9 @@ def test_layers_and_controls_without_a_layout_are_named():
     bare = activations(one, one, sheets=None)
     with pytest.raises(InputError, match=r"layer 'layer0' of the model has no layout.*Sheet\.for_width\(81\)"):
         spatial_alignment(bare, brain, **QUICK)
+    still = one._replace(X=np.ones_like(one.X))
+    with pytest.raises(InputError, match="layer 'layer1' of the model answers every stimulus alike"):
+        spatial_alignment(activations(one, still), brain, **QUICK)
     with pytest.raises(InputError, match="layer 'layer0' of control 'bare' has no layout"):
         spatial_alignment(activations(one, one), brain, controls={"bare": bare}, **QUICK)
     other = Activations.from_arrays(dict.fromkeys("abc", one.X), SHOWN)
@@ -240,6 +334,7 @@ def test_regions_are_no_voxels():
         ({"n_null": 1}, "n_null must be a whole number of 2"),
         ({"n_bootstrap": -1}, "n_bootstrap"),
         ({"n_null": 2.5}, "n_null"),
+        ({"alphas": 0.1}, "above 0"),
         ({"n_sheet_modes": 60}, "n_sheet_modes"),
         ({"folds": make_folds(range(N), 38)}, "at least 3"),
         ({"controls": {"c": 3}}, "control 'c' must be Activations"),
@@ -283,6 +378,11 @@ def test_vertices_of_a_known_surface_lie_on_its_sphere():
     assert across.min() > 500
     region = on_surface(placed(vertex=np.where(vertex > 100, -1, vertex), hemisphere=side), {"left": 10242})
     assert np.isnan(voxel_places(region).coordinates).any(axis=1).sum() == (vertex > 100).sum()
+    with pytest.raises(InputError, match="vertex 2590 lies outside the left hemisphere's 2,562 vertices of fsaverage4"):
+        voxel_places(on_surface(placed(vertex=vertex[::-1] + 2300, hemisphere=side), {"left": 2562, "right": 2562}))
+    short = np.where(side == "left", "lh", "rh").astype(object)
+    with pytest.raises(InputError, match="hemispheres 'lh', 'rh': expected 'left'"):
+        voxel_places(on_surface(placed(vertex=vertex, hemisphere=short), {"left": 10242}))
     with pytest.raises(InputError, match="outside the right hemisphere"):
         voxel_places(on_surface(placed(vertex=vertex + 10000, hemisphere=side), {"left": 10242}))
 

@@ -115,6 +115,9 @@ def test_differences_and_smoothness_are_those_of_the_results(drawing):
 def test_the_page_and_the_caption_say_how_it_was_made(drawing, tmp_path):
     assert drawing.figure.get_size_inches()[0] == PAGE_INCHES
     said = (
+        "of the layers laid out by training",
+        "so that the largest unit weight is positive",
+        "the high end drive the regions less",
         "12 stimuli",
         "3 regions",
         "5 contiguous folds",
@@ -138,7 +141,12 @@ def test_nothing_is_drawn_of_an_empty_folder_and_simulated_is_said(tmp_path):
     assert "(simulated)" in drawing.figure.get_suptitle()
     assert "(simulated)" in drawing.caption
     plt.close(drawing.figure)
+    assert not any(fig14.IN_ORDER in ax.get_xlabel() for ax in drawing.figure.axes)
     (tmp_path / "smoothness.csv").unlink()
+    table = pd.read_csv(tmp_path / "layers.csv")
+    table.assign(laid_out=False).to_csv(tmp_path / "layers.csv", index=False)
     bare = fig14.draw(tmp_path)
     assert not any("Moran" in ax.get_ylabel() for ax in bare.figure.axes)
+    assert sum(fig14.IN_ORDER in ax.get_xlabel() for ax in bare.figure.axes) == 2
+    assert "nobody laid out" in bare.caption
     plt.close(bare.figure)

@@ -13,6 +13,7 @@ from matplotlib.colors import to_hex
 from analyses.localize_language import file_label
 from figures import fig15_spatial_alignment as fig15
 from figures.style import PAGE_INCHES, save
+from topobrain.plot.alignment import STAR
 
 STREAMS = [f"blocks.0.attention.{name}" for name in ("query", "key")]
 FAMILIES = {
@@ -73,7 +74,7 @@ def test_planted_cases_are_in_order_and_told_apart_by_the_map_alone(drawing, fol
     assert drawn(pls, fig15.SILENT) == [0.8, 0.8]
     assert drawn(smooth, fig15.SILENT) == pytest.approx([0.1, 0.0])
     assert drawn(mapping, fig15.FOUND) == [0.4]
-    stars = [round(text.xy[0]) for text in mapping.texts if text.get_text() == "*"]
+    stars = [round(float(one.get_xdata()[0])) for one in mapping.lines if one.get_marker() == STAR]
     assert stars == [0]
     assert len(mapping.patches) == 6
     assert all("(simulated)" in ax.get_title() for ax in (pls, smooth, mapping))
@@ -90,6 +91,8 @@ def test_families_share_a_scale_and_the_topoformers_maps_are_drawn(drawing):
 def test_the_caption_and_the_table_say_everything(drawing, tmp_path):
     assert drawing.figure.get_size_inches()[0] == PAGE_INCHES
     for words in (
+        "alone tells the first case from the 2 others drawn",
+        "blurred under noise that stays rough",
         "40 voxels with places",
         "41 draws each",
         "planted cases, simulated",

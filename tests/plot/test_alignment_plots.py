@@ -5,12 +5,24 @@ import pytest
 from made_alignments import SHEET, make_alignment, make_components, make_spatial
 from matplotlib import pyplot as plt
 from matplotlib.collections import TriMesh
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgba
 
 import topobrain as tb
 from topobrain._checks import InputError, UnknownNameError
-from topobrain.plot.alignment import FLOOR_LABEL, NULL_LABEL, UNITS_LABEL, VOXELS_LABEL, drawn_as, series_of
-from topobrain.plot.style import COLUMN_INCHES, PAGE_INCHES, TWIN_MARKER, UNTRAINED, model_colour, model_marker
+from topobrain.plot.alignment import (
+    CEILING_LABEL,
+    FLOOR_LABEL,
+    NULL_LABEL,
+    STAR,
+    STARRED,
+    UNITS_LABEL,
+    VOXELS_LABEL,
+    VOXELS_TONE,
+    ZERO_LABEL,
+    drawn_as,
+    series_of,
+)
+from topobrain.plot.style import COLUMN_INCHES, NULL, PAGE_INCHES, TWIN_MARKER, UNTRAINED, model_colour, model_marker
 from topobrain.plot.weight_maps import MANY_REGIONS, places_of
 
 R = {"blocks.0.attention.query": [0.4, 0.2, 0.1], "blocks.0.attention.key": [0.3, 0.1, 0.05]}
@@ -47,6 +59,11 @@ def dashes(ax):
     }
 
 
+def stars(ax):
+    """Places along x of the stars at the upper border."""
+    return [float(one.get_xdata()[0]) for one in ax.lines if one.get_marker() == STAR and len(one.get_xdata())]
+
+
 def words(ax):
     return [text.get_text() for text in ax.texts]
 
@@ -80,9 +97,11 @@ def test_the_same_model_has_the_same_colour_and_its_controls_are_known():
 
 def test_stars_are_of_components_below_the_largest_permuted_score():
     ax = tb.plot.alignment_scores(make_alignment(R, p_max=[0.001, 0.049, 0.051]), layer=QUERY)
-    assert words(ax).count("*") == 2
+    assert len(stars(ax)) == 2
+    assert line(ax, STARRED).get_marker() == STAR
+    assert line(ax, STARRED).get_markersize() == ax.lines[-2].get_markersize()
     none = tb.plot.alignment_scores(make_alignment(R, null=None), layer=QUERY)
-    assert "*" not in words(none)
+    assert not stars(none)
     assert not none.patches
 
 
@@ -246,6 +265,29 @@ def test_similarities_have_no_maps():
         tb.plot.paired_maps(rsa)
 
 
+def without_the_third(made):
+    """The result as it is where the data are of rank two: component 3 is NaN everywhere."""
+    kept = made.data["component"] != 3
+    data = {name: one.where(kept) for name, one in made.data.data_vars.items() if "component" in one.dims}
+    return type(made)(made.data.assign({name: one.transpose(*made.data[name].dims) for name, one in data.items()}))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("places", [{}, {"x_mm": np.arange(6.0), "y_mm": np.arange(6.0), "z_mm": np.arange(6.0)}])
+def test_components_beyond_the_rank_are_passed_over(places):
+    made = without_the_third(make_alignment(R, controls=CONTROLS, voxels=3, voxel_coords=places))
+    ax = tb.plot.alignment_scores(made, layer=KEY)
+    assert np.allclose(heights(ax, "m"), [0.3, 0.1, np.nan], equal_nan=True)
+    assert len(stars(ax)) == 2
+    ax.figure.canvas.draw()
+    axes = tb.plot.paired_maps(made, layer=KEY, components=[1, 3])
+    axes[0, 0].figure.canvas.draw()
+    assert axes[1, 0].get_title(loc="left").startswith("component 3, beyond the rank")
+    bare = without_the_third(make_alignment(R, sheet=tb.Sheet.none(24)))
+    tb.plot.paired_maps(bare, layer=KEY, components=3)
+    tb.plot.alignment_scores(made, component=3).figure.canvas.draw()
+
+
 def test_principal_components_show_variance_smoothness_and_sentences():
     axes = tb.plot.components(make_components(R, simulated=True), layer=KEY, n_components=2, n_ends=2)
     assert axes.shape == (2, 2)
@@ -292,8 +334,14 @@ def test_the_map_from_sheet_to_cortex_stands_beside_both_nulls_and_controls():
     bars = sorted((round(bar.get_y(), 4), round(bar.get_y() + bar.get_height(), 4)) for bar in ax.patches)
     assert bars == [(0.0025, 0.0975)] * 2 + [(0.005, 0.195)] * 2  # middle 95 % of 0 to .1 and of 0 to .2
     assert {bar.get_hatch() for bar in ax.patches} == {None, "//////"}
-    assert flats(ax) == [0.1, 0.1]  # r of a control less its excess is the mean of its null
-    assert words(ax).count("*") == 1
+    assert {bar.get_facecolor() for bar in ax.patches} == {to_rgba(NULL), to_rgba(VOXELS_TONE)}
+    assert all(bar.get_linewidth() > 0 and bar.get_edgecolor()[3] == 1 for bar in ax.patches)
+    assert flats(ax) == [0.1, 0.1, 0.6, 0.6]  # r of a control less its excess is the mean of its null; r / normalized
+    floor, ceiling = line(ax, FLOOR_LABEL), line(ax, CEILING_LABEL)
+    assert (floor.get_segments()[0][0, 1], ceiling.get_segments()[0][0, 1]) == pytest.approx((0.1, 0.6))
+    on, off = floor.get_linestyle()[0][1]
+    assert on < off  # dotted
+    assert len(stars(ax)) == 1
     names = ax.get_legend_handles_labels()[1]
     assert {UNITS_LABEL, VOXELS_LABEL, FLOOR_LABEL} <= set(names)
     assert ax.get_ylabel() == "held-out r, sheet to cortex"
@@ -305,7 +353,9 @@ def test_smoothness_of_paired_maps_is_drawn_for_one_component():
     ax = tb.plot.spatial_alignment(made, measure="smoothness", component=2)
     assert np.allclose(heights(ax, "m"), [0.25, 0.25])
     assert np.allclose(heights(ax, "twin"), [0, 0])
-    assert words(ax).count("*") == 2
+    assert len(stars(ax)) == 2
+    assert heights(ax, ZERO_LABEL).tolist() == [0, 0]
+    assert ZERO_LABEL == "0 = mean of shuffled places"
     assert ax.get_title() == "paired weight maps, component 2 (simulated)"
     with pytest.raises(InputError, match="components 1 to 3"):
         tb.plot.spatial_alignment(made, measure="smoothness", component=4)
@@ -319,7 +369,7 @@ def test_spatial_results_of_several_models_share_an_axes_if_they_are_equally_dee
     assert np.allclose(heights(ax, "b: untrained"), [0.1])
     with pytest.raises(InputError, match="same number of layers"):
         tb.plot.spatial_alignment(two | {"c": make_spatial({QUERY: 0.3, KEY: 0.1})})
-    with pytest.raises(InputError, match="draws spatial_alignment results"):
+    with pytest.raises(InputError, match=r"draws spatial_alignment results .*, got an alignment result"):
         tb.plot.spatial_alignment({"a": make_alignment(R)})
 
 

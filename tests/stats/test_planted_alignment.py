@@ -30,17 +30,31 @@ def test_activations_and_responses_are_scores_times_fields_and_noise():
 def test_only_shuffling_makes_a_side_rough():
     sides = {
         kind: smooth(planted_alignment(SHEET, kind))
-        for kind in ("topographic", "unrelated", "blurred", "shuffled units", "shuffled voxels")
+        for kind in (
+            "topographic",
+            "unrelated",
+            "blurred",
+            "blurred signal",
+            "unmatched maps",
+            "shuffled units",
+            "shuffled voxels",
+        )
     }
     for kind, (unit, voxel) in sides.items():
         assert (unit > 0.6) == (kind != "shuffled units"), kind
         assert (voxel > 0.5) == (kind != "shuffled voxels"), kind
 
 
+def tuning_match(found):
+    tuning = [fields / np.linalg.norm(fields, axis=0) for fields in (found.unit_fields, found.voxel_fields)]
+    return tuning[1].T @ tuning[0]
+
+
 def test_voxels_are_tuned_as_units_at_corresponding_places():
     found = planted_alignment(SHEET, n_latents=30)
-    tuning = [fields / np.linalg.norm(fields, axis=0) for fields in (found.unit_fields, found.voxel_fields)]
-    match = tuning[1].T @ tuning[0]
+    match = tuning_match(found)
+    for kind in ("blurred signal", "unmatched maps"):
+        assert tuning_match(planted_alignment(SHEET, kind, n_latents=30)).max(axis=1).mean() < 0.7, kind
     best = match.argmax(axis=1)
     assert match.max(axis=1).mean() > 0.9
     beside = PlaceGraph(found.places, 4).neighbours().tocoo()

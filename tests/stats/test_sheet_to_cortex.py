@@ -13,7 +13,7 @@ from topobrain.stats.nulls import layout_permutations
 from topobrain.stats.paired_smoothness import paired_smoothness
 from topobrain.stats.planted_alignment import planted_alignment
 from topobrain.stats.shared_components import held_out_components
-from topobrain.stats.sheet_to_cortex import sheet_to_cortex_score, shuffled_within
+from topobrain.stats.sheet_to_cortex import induced_orders, sheet_to_cortex_score, shuffled_within
 from topobrain.stats.spatial_modes import PlaceGraph, cortex_modes, sheet_modes
 
 SHEET = Sheet.grid(10, 10, wrapped=True)
@@ -138,7 +138,8 @@ def test_shuffling_units_keeps_the_pls_score_and_destroys_both_spatial_scores():
     assert smooth[1].p[0] > 0.05
     assert smooth[1].corrected[0] < 0.3
     made = score(shuffled)
-    assert made.p_units > 0.05
+    assert made.p_voxels == 1 / 40
+    assert made.p == made.p_units > 0.05
     assert abs(made.r - made.null_units.mean()) < 2.5 * made.null_units.std()
     assert score(plain).p_units == 1 / 40
 
@@ -174,6 +175,13 @@ def test_blur_of_the_sheet_makes_maps_smooth_and_gives_the_mapping_nothing():
     made = score(found)
     assert made.p_units > 0.05
     assert abs(made.r - made.null_units.mean()) < 0.03
+
+
+@pytest.mark.parametrize("kind", ["blurred signal", "unmatched maps"])
+def test_smooth_codes_of_a_shared_signal_are_found_though_maps_do_not_match(kind):
+    made = score(planted(kind))
+    assert made.p == 1 / 40
+    assert made.excess > 0.05
 
 
 def test_a_model_without_noise_of_its_own_is_read_from_any_places():
@@ -258,11 +266,29 @@ def test_shuffling_within_regions():
     assert (labels[orders] == labels).all()
     assert (np.sort(orders, axis=1) == np.arange(6)).all()
     assert len(np.unique(orders, axis=0)) > 5
+    two = shuffled_within(np.repeat([0, 1], 8), 5)
+    assert not np.array_equal(two[:, :8], two[:, 8:] - 8)  # regions of equal size are not shuffled alike
     found = planted()
     made = score(found, regions=np.arange(V), n_null=3)
     np.testing.assert_allclose(made.null_voxels, made.r, atol=1e-12)  # each voxel a region of its own: nothing moves
     halves = score(found, regions=(found.places[:, 0] > 0).astype(int))
     assert halves.null_voxels.mean() > score(found).null_voxels.mean()
+
+
+def test_orders_that_are_induced():
+    orders = layout_permutations(12, 200)
+    some = np.array([1, 2, 5, 7, 11])
+    induced = induced_orders(orders, some)
+    assert (np.sort(induced, axis=1) == np.arange(5)).all()
+    np.testing.assert_array_equal(induced_orders(orders, np.arange(12)), orders)
+    stays = np.isin(orders[:, some], some)  # where a permutation lands on a member, so does the induced one
+    np.testing.assert_array_equal(some[induced][stays], orders[:, some][stays])
+    assert np.abs([(induced == k).mean(axis=0) - 0.2 for k in range(5)]).max() < 0.12
+
+
+def test_orders_of_voxels_that_are_given():
+    found, orders = planted(), layout_permutations(V, 39, seed=0)
+    np.testing.assert_array_equal(score(found, voxel_orders=orders).null_voxels, score(found).null_voxels)
 
 
 def test_inner_folds_that_are_given():
@@ -306,6 +332,12 @@ BROKEN = np.array([1.0] * (N - 1) + [np.nan])[:, None]
         ({"n_cortex_modes": 26}, "between 2 and 25"),
         ({"n_cortex_modes": 1}, "between 2 and 25"),
         ({"n_voxel_folds": 1}, "between 2 and 25"),
+        ({"n_voxel_folds": 2.5}, "whole number"),
+        ({"n_sheet_modes": 3.5}, "whole number"),
+        ({"n_cortex_modes": "3"}, "whole number"),
+        ({"alphas": 0.1}, "above 0"),
+        ({"regions": np.array([None, "a"] * (V // 2), dtype=object)}, "labels of one kind"),
+        ({"voxel_orders": np.zeros((3, V), dtype=int)}, "3 permutations of 50 voxels"),
         ({"alphas": (1.0, -1.0)}, "above 0"),
         ({"alphas": ()}, "above 0"),
         ({"regions": np.zeros(3)}, "each of 50 voxels"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,7 +13,7 @@ import xarray as xr
 from topobrain.activations import Activations, sheets_attribute, unit_coords
 from topobrain.alignment.ceilings import OF, Ceiling, ceiling_from_voxels
 from topobrain.alignment.result import COMPONENT, CONTROL, DIFFERENCE, Alignment
-from topobrain.alignment.scoring import SIMILARITIES, LayerScores, Options
+from topobrain.alignment.scoring import SIMILARITIES, LayerScores, Options, digest
 from topobrain.encoding.cross_validation import Design
 from topobrain.responses import BrainResponses
 from topobrain.stats.group_tests import t_interval
@@ -39,9 +38,10 @@ def _tests(scores: Mapping[str, LayerScores], over_folds: bool) -> dict[str, np.
     elif draws.shape[-1]:
         found["low"], found["high"] = _quantiles(draws)
     if null.shape[-1]:
-        found["null_low"], found["null_high"] = np.quantile(null, QUANTILES, axis=-1)
+        found["null_low"], found["null_high"] = _quantiles(null)
         found["p"] = _p_value(r, null)
-        largest = np.nanmax(null, axis=(0, 1))  # over layers and components: the same permutations everywhere
+        # over layers and components: the same permutations everywhere
+        largest = np.nan_to_num(null, nan=-np.inf).max(axis=(0, 1))
         found["p_max"] = _p_value(r, np.broadcast_to(largest, null.shape))
     return {"r": r, "fold_r": fold_r, "draws": draws, "null": null, **found}
 
@@ -69,6 +69,7 @@ def _differences(
 def assemble(
     scored: Sequence[Mapping[str, LayerScores]], controls: Sequence[str], activations: Activations,
     responses: BrainResponses, design: Design, mask: np.ndarray, usable: np.ndarray, options: Options, limit: Ceiling,
+    features_sha256: Mapping[str, str],
 ) -> Alignment:  # fmt: skip
     """Build the result: the model's scores first, then those of the controls."""
     layers, over_folds = list(scored[0]), design.one_block_a_fold
@@ -91,6 +92,16 @@ def assemble(
         "test_fold": (("stimulus",), design.outer.test_fold(len(design.groups))),
         "usable": (("voxel",), usable),
     }
+    if options.method not in SIMILARITIES:
+        data |= _weights(scored[0], activations, mask, usable)
+    own = {
+        "ceiling",
+        "layer",
+        "component",
+        "control",
+        "fold",
+        *data,
+    }  # names that columns of stimuli and voxels cannot have
     sheets = {layer: activations.sheet(layer) for layer in layers}
     coords: dict[str, Any] = {
         "layer": ("layer", np.array(layers, dtype=object)),
@@ -100,18 +111,17 @@ def assemble(
         **{
             str(name): (coord.dims[0], coord.values)
             for name, coord in responses.data.coords.items()
-            if coord.dims in (("voxel",), ("stimulus",)) and name != "ceiling"
+            if coord.dims in (("voxel",), ("stimulus",)) and str(name) not in own
         },
         "voxel_ceiling": ("voxel", responses.data["ceiling"].values),
     }
     if options.method not in SIMILARITIES:
-        data |= _weights(scored[0], activations, mask, usable)
         units = unit_coords(sheets)
         coords |= {"unit_layer" if name == "layer" else name: value for name, value in units.items()}
     attrs = {
         **sheets_attribute(sheets),
         **Alignment.attributes(
-            _provenance(layers, controls, activations, responses, design, mask, usable, options, limit)
+            _provenance(layers, controls, activations, responses, design, mask, usable, options, limit, features_sha256)
         ),
     }
     for name in ("space", "affine", "shape", "n_vertices_left", "n_vertices_right"):  # for maps in brain space
@@ -168,6 +178,7 @@ def _spread(weights: np.ndarray, kept: np.ndarray) -> np.ndarray:
 def _provenance(
     layers: Sequence[str], controls: Sequence[str], activations: Activations, responses: BrainResponses, design: Design,
     mask: np.ndarray, usable: np.ndarray, options: Options, limit: Ceiling,
+    features_sha256: Mapping[str, str],
 ) -> dict[str, Any]:  # fmt: skip
     fields = {key: value for key, value in activations.provenance.items() if key not in ("versions", "stimuli")}
     brain = {key: value for key, value in responses.provenance.items() if key != "versions"}
@@ -187,6 +198,7 @@ def _provenance(
             "n_unusable_voxels": int((~usable).sum()),
             "ceiling": limit.method,
             "ceiling_of": OF[limit.method],
-            "responses_sha256": hashlib.sha256(np.ascontiguousarray(responses.values).tobytes()).hexdigest(),
+            "features_sha256": dict(features_sha256),
+            "responses_sha256": digest(responses.values),
         },
     }

@@ -18,7 +18,7 @@ Score = Callable[[np.ndarray, np.ndarray, Folds], np.ndarray]
 """Aligns two sets of responses over the same stimuli on some folds: held-out r (component,)."""
 
 OF = {
-    "subjects": "between subjects: each subject's voxels aligned with those of all others",
+    "subjects": "between subjects: each subject's voxels aligned with those of all others; a model can do better",
     "split-half": "halves of the repeats, aligned with each other, lengthened by Spearman-Brown",
     "voxels": "noise ceilings of the voxels, their noise taken to be correlated as their responses are",
     "none": "not known",
@@ -42,8 +42,9 @@ class Ceiling(NamedTuple):
 
 
 def component_ceiling(
-    choice: str, responses: BrainResponses, usable: np.ndarray, folds: Folds, n_components: int, score: Score
-) -> Ceiling:
+    choice: str, responses: BrainResponses, usable: np.ndarray, folds: Folds, n_components: int, score: Score,
+    method: str = "pls",
+) -> Ceiling:  # fmt: skip
     """Return the ceiling of each component.
 
     Parameters
@@ -60,28 +61,52 @@ def component_ceiling(
         Length of what comes back; NaN for components that subjects or halves do not have.
     score
         Aligns two sets of responses.
+    method
+        Of the alignment.
 
     Raises
     ------
     InputError
         A choice that the responses do not allow.
     """
+    allowed = allowed_ceilings(choice, responses, usable, method)
+    for one in allowed:
+        try:
+            if one == "subjects":
+                return Ceiling(_between_subjects(responses, usable, folds, n_components, score), one)
+            if one == "split-half":
+                return Ceiling(_between_halves(responses, usable, folds, n_components, score), one)
+        except InputError as error:  # too few stimuli or voxels in a subject or half
+            if choice != "auto":
+                raise InputError(f"ceiling={choice!r}: {error}") from error
+            continue
+        return Ceiling(None, one)
+    return Ceiling(None, "none")
+
+
+def allowed_ceilings(choice: str, responses: BrainResponses, usable: np.ndarray, method: str) -> list[str]:
+    """Return the ceilings to try, the best first, or raise for one that the responses do not allow.
+
+    Halves of repeats say nothing of RSA and CKA over all rows, which count pairs of repeats.
+    """
     require_choice("ceiling", choice, get_args(CeilingChoice))
-    several, repeated = len(responses.subjects) > 1, _halves_of(responses) is not None
-    known = bool(np.isfinite(responses.data["ceiling"].values[usable].astype(float)).all())
+    of_components = method not in ("rsa", "cka")
+    has = {
+        "subjects": len(responses.subjects) > 1,
+        "split-half": of_components and _halves_of(responses) is not None,
+        "voxels": of_components and bool(np.isfinite(responses.data["ceiling"].values[usable].astype(float)).all()),
+        "none": True,
+    }
     if choice == "auto":
-        choice = "subjects" if several else "split-half" if repeated else "voxels" if known else "none"
-    if choice == "subjects":
-        if not several:
-            raise InputError("ceiling='subjects' needs several subjects, the responses have one: use 'auto'")
-        return Ceiling(_between_subjects(responses, usable, folds, n_components, score), choice)
-    if choice == "split-half":
-        if not repeated:
-            raise InputError("ceiling='split-half' needs every stimulus at least twice, with the same text: use 'auto'")
-        return Ceiling(_between_halves(responses, usable, folds, n_components, score), choice)
-    if choice == "voxels" and not known:
-        raise InputError("ceiling='voxels' needs the noise ceiling of every voxel: tb.estimate_ceiling fills it in")
-    return Ceiling(None, choice)
+        return [name for name, there in has.items() if there]
+    if not has[choice]:
+        why = {
+            "subjects": "needs several subjects, the responses have one: use 'auto'",
+            "split-half": "needs components (pls, cca, pca) and every stimulus at least twice, with the same text: use 'auto'",
+            "voxels": "needs components (pls, cca, pca) and the noise ceiling of every voxel: tb.estimate_ceiling fills it in",
+        }
+        raise InputError(f"ceiling={choice!r} {why[choice]}")
+    return [choice]
 
 
 def ceiling_from_voxels(values: np.ndarray, voxel_ceiling: np.ndarray, weights: np.ndarray) -> np.ndarray:

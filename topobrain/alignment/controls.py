@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from topobrain._checks import InputError, listed
 from topobrain.activations import Activations
+
+
+def named_controls(controls: Any) -> dict[str, Any]:
+    """Return controls by name, or raise for what is no mapping."""
+    if controls is None:
+        return {}
+    if not isinstance(controls, Mapping):
+        raise InputError(f"controls are named, got {type(controls).__name__}: controls={{'untrained': activations}}")
+    if "model" in controls:
+        raise InputError("a control cannot be called 'model': that is what it is compared with")
+    return dict(controls)
 
 
 def control_layers(name: str, control: Any, layers: Sequence[str]) -> list[str]:

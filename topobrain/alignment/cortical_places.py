@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from topobrain._checks import InputError
+from topobrain._checks import InputError, listed
 from topobrain.responses import BrainResponses
 
 SPHERES = {
@@ -16,6 +16,9 @@ SPHERES = {
     "fsLR-32k": "fslr32k",
 }
 """Surface spaces whose sphere topobrain has. Icosahedral meshes nest: the first vertices of fsaverage5 are fsaverage4's."""
+
+N_VERTICES = {"fsaverage3": 642, "fsaverage4": 2562}
+"""Vertices of a hemisphere of those spaces that use the first vertices of a finer sphere."""
 
 APART_MM = 1000.0
 """Distance put between the spheres of the two hemispheres: far beyond any kernel."""
@@ -53,7 +56,7 @@ def voxel_places(responses: BrainResponses) -> VoxelPlaces:
     space = str(attributes.get("space", ""))
     in_mm = [f"{axis}_mm" for axis in "xyz"]
     if "vertex" in have and "hemisphere" in have and space in SPHERES:
-        return VoxelPlaces(_on_sphere(responses, SPHERES[space]), f"sphere of {space}")
+        return VoxelPlaces(_on_sphere(responses, space), f"sphere of {space}")
     if all(name in have for name in in_mm):
         return VoxelPlaces(_stacked(responses, in_mm), "x_mm y_mm z_mm")
     if all(name in have for name in "ijk") and "affine" in attributes:
@@ -77,19 +80,23 @@ def _stacked(responses: BrainResponses, names: list[str]) -> np.ndarray:
     return np.stack([np.asarray(responses.data[name].values, dtype=np.float64) for name in names], axis=1)
 
 
-def _on_sphere(responses: BrainResponses, mesh: str) -> np.ndarray:
+def _on_sphere(responses: BrainResponses, space: str) -> np.ndarray:
     from topobrain.data.surfaces import load_surface
 
     vertex, sides = np.asarray(responses.data["vertex"].values, dtype=np.int64), responses.labels("hemisphere")
     found = np.full((len(vertex), 3), np.nan)
+    unknown = sorted(set(np.asarray(sides)[vertex >= 0].tolist()) - {"left", "right"})
+    if unknown:
+        raise InputError(f"vertices have the hemispheres {listed(map(repr, unknown))}: expected 'left' and 'right'")
     for side, shift in (("left", -APART_MM / 2), ("right", APART_MM / 2)):
         mine = np.flatnonzero((sides == side) & (vertex >= 0))
         if not mine.size:
             continue
-        surface = load_surface(f"{mesh}-{side}")
-        if vertex[mine].max() >= surface.n_vertices:
+        surface = load_surface(f"{SPHERES[space]}-{side}")
+        n_vertices = N_VERTICES.get(space, surface.n_vertices)
+        if vertex[mine].max() >= n_vertices:
             raise InputError(
-                f"vertex {int(vertex[mine].max())} lies outside the {side} hemisphere's {surface.n_vertices:,} vertices"
+                f"vertex {int(vertex[mine].max())} lies outside the {side} hemisphere's {n_vertices:,} vertices of {space}"
             )
         assert surface.sphere is not None
         found[mine] = surface.sphere[vertex[mine]] + np.array([shift, 0.0, 0.0])

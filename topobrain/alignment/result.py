@@ -26,11 +26,12 @@ DIFFERENCE = ("difference", "difference_low", "difference_high")
 class Alignment(UnitResult):
     """Held-out alignment of a model's layers with brain responses, component by component.
 
-    ``r (layer, component)``: mean over folds of the held-out correlation; ``fold_r (layer, fold, component)``; ``low high``:
-    its 95 % interval over test stimuli; ``p``: one-sided, against stimuli permuted within folds; ``p_max``: against the
-    largest of all components and layers; ``null_low null_high``: the middle 95 % of the permuted scores; ``ceiling``, and
-    ``normalized`` (never clipped). ``draws (layer, component, draw)`` and ``null (layer, component,
-    permutation)`` are the numbers behind them: results with the same stimuli, folds and seed have paired draws.
+    ``r (layer, component)``: mean over folds of the held-out correlation, NaN for a component beyond the rank of the data;
+    ``fold_r (layer, fold, component)``; ``low high``: its 95 % interval over test stimuli, weights held fixed (with 60 to 120
+    stimuli it covers about 80 % of replications); ``p``: one-sided, against permuted stimuli; ``p_max``: against the largest of
+    all components and layers; ``null_low null_high``: the middle 95 % of the permuted scores; ``ceiling``, and ``normalized``
+    (never clipped). ``draws (layer, component, draw)`` and ``null (layer, component, permutation)`` are the numbers behind
+    them: results with the same stimuli, folds and seed have paired draws.
 
     ``control_r control_low control_high control_p (control, layer, component)``: untrained selves, twins and other models
     on the same folds; ``difference difference_low difference_high``: the model less the control, stimuli drawn for both at
@@ -73,7 +74,8 @@ class Alignment(UnitResult):
     def summary(self) -> pd.DataFrame:
         """Return one row a layer and component: ``layer component r ceiling normalized low high p p_max null_low null_high``.
 
-        With controls, ``r_<control>`` and ``difference_<control>`` with its interval stand beside. Components count from 1.
+        With controls, ``r_<control>``, ``p_<control>`` and ``difference_<control>`` with its interval stand beside. Components
+        count from 1.
         """
         import pandas as pd
 
@@ -91,6 +93,7 @@ class Alignment(UnitResult):
                 }
                 for j, control in enumerate(self.controls):
                     row[f"r_{control}"] = float(self.data["control_r"].values[j, i, k])
+                    row[f"p_{control}"] = float(self.data["control_p"].values[j, i, k])
                     for name in DIFFERENCE:
                         row[f"{name}_{control}"] = float(self.data[name].values[j, i, k])
                 rows.append(row)
@@ -131,6 +134,9 @@ class Alignment(UnitResult):
         if layer not in self.layers:
             raise unknown("layer", layer, self.layers)
         n_components = self.data.sizes["component"]
+        for what, given in (("component", component), ("n", n)):
+            if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
+                raise InputError(f"{what} must be a whole number of 1 or more, got {given!r}")
         if not 1 <= component <= n_components:
             raise InputError(f"component {component}: this result has components 1 to {n_components}")
         if side not in ("model", "brain"):

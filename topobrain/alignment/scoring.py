@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,7 +71,7 @@ def score_layer(
     if options.n_permutations:
         permuted = component_null(
             X, Y, design.outer, options.n_components, **how, n_permutations=options.n_permutations,
-            scheme=design.exchange, seed=options.seed, max_memory=max_memory,
+            scheme=design.exchange, groups=whole_groups(design), seed=options.seed, max_memory=max_memory,
         )  # fmt: skip
         null = permuted.mean(axis=1).T
     draws = np.zeros((options.n_components, 0))
@@ -80,7 +81,13 @@ def score_layer(
             n_regions=options.n_components, n_bootstrap=options.n_bootstrap, blocks=design.blocks, seed=options.seed,
         )  # fmt: skip
         draws = found.sums.mean(axis=0)
-    return LayerScores(held.r, draws, null, held.x_weights, held.y_weights, held.x_scores, held.y_scores)
+    # beyond the rank of a fold's data (a region that is the mean of others) there is no component: no score, not a score of 0
+    missing = (held.singular_values == 0).any(axis=0)
+    r, x_weights, y_weights = held.r.copy(), held.x_weights.copy(), held.y_weights.copy()
+    x_scores, y_scores = held.x_scores.copy(), held.y_scores.copy()
+    for by_component in (r.T, draws, null, x_weights, y_weights, x_scores.T, y_scores.T):
+        by_component[missing] = np.nan
+    return LayerScores(r, draws, null, x_weights, y_weights, x_scores, y_scores)
 
 
 def _similarity(X: np.ndarray, Y: np.ndarray, design: Design, options: Options) -> LayerScores:
@@ -91,7 +98,9 @@ def _similarity(X: np.ndarray, Y: np.ndarray, design: Design, options: Options) 
         how["unbiased"] = True
     null, draws = np.zeros((1, 0)), np.zeros((1, 0))
     if options.n_permutations:
-        null = similarity_null(one, two, n_permutations=options.n_permutations, scheme=design.exchange, **how)[None]
+        null = similarity_null(
+            one, two, n_permutations=options.n_permutations, scheme=design.exchange, groups=whole_groups(design), **how
+        )[None]
     if options.n_bootstrap:
         draws = similarity_draws(one, two, n_bootstrap=options.n_bootstrap, blocks=design.blocks, **how)[None]
     return LayerScores(np.array([[_value(one, two, options)]]), draws, null)
@@ -108,6 +117,16 @@ def _standard(values: np.ndarray, scale: bool) -> np.ndarray:
 
 def _value(one: np.ndarray, two: np.ndarray, options: Options) -> float:
     return rsa(one, two) if options.method == "rsa" else linear_cka(one, two, unbiased=True)
+
+
+def whole_groups(design: Design) -> np.ndarray | None:
+    """Return the groups whose stimuli the null keeps together; None for time series and for stimuli without groups."""
+    return None if design.time_series or design.exchange == "stimuli" else design.groups
+
+
+def digest(values: np.ndarray) -> str:
+    """Return the SHA-256 of an array's numbers, by which a later step knows that it is given the same."""
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def ceiling_score(one: np.ndarray, two: np.ndarray, folds: Folds, options: Options) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from topobrain._checks import InputError, listed
 from topobrain.activations import Activations
-from topobrain.alignment.controls import control_layers
+from topobrain.alignment.controls import control_layers, named_controls
 from topobrain.alignment.result import Alignment
+from topobrain.alignment.scoring import digest
 from topobrain.alignment.spatial_assembling import assemble
 from topobrain.alignment.spatial_result import SpatialAlignment
 from topobrain.alignment.spatial_scoring import (
@@ -34,7 +36,7 @@ from topobrain.encoding.matching import (
 )
 from topobrain.encoding.scoring import require_inputs, tell_small_folds
 from topobrain.responses import BrainResponses
-from topobrain.stats.sheet_to_cortex import INNER_FOLDS, PENALTIES
+from topobrain.stats.sheet_to_cortex import INNER_FOLDS, PENALTIES, penalties
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -78,7 +80,10 @@ def spatial_alignment(
     * **Smoothness of paired weight maps** (`topobrain.stats.paired_smoothness`): are the weights of a shared component smooth on
       both sides? Necessary, and not enough: blur on both sides passes.
 
-    Subjects are scored each by itself and then averaged, their places shuffled together.
+    Subjects are scored each by itself and then averaged, their places shuffled together: one permutation of the places of all
+    subjects, of which each takes the order it induces on its own voxels. Where no two subjects share a place (native space),
+    each is shuffled by itself; a rough map that such subjects share is then not in the null, and ``p_voxels`` is too small.
+    The null of ``smoothness_p`` is shuffled together only for subjects with as many voxels, with the same consequence.
 
     Parameters
     ----------
@@ -88,7 +93,8 @@ def spatial_alignment(
         Brain responses (stimulus, voxel) whose voxels have places: vertices of a surface, ``x_mm y_mm z_mm`` or the grid of
         a volume (see `topobrain.alignment.cortical_places.voxel_places`), and at least 20 usable ones a subject.
     alignment
-        The result of `align` for the same activations and responses, whose weight maps are taken. None fits PLS-SVD here.
+        The result of `align` for the same activations, responses and folds, whose weight maps are taken; those of controls are
+        fitted by the same method. None fits PLS-SVD here.
     n_components
         Components whose maps are measured; by default 3, or as many as there are.
     layers
@@ -97,7 +103,8 @@ def spatial_alignment(
         Name -> activations of other models over the same stimuli: the untrained self, a twin without topography on a sheet of
         its own. Their layers are those of the same names, or else of the same place in the order.
     folds, n_folds, gap, targets, units, allow_duplicates
-        As in `encode`. ``units`` is about the model, not about controls.
+        As in `encode`. ``units`` is about the model, and about controls with the same layers of as many units;
+        a warning names the others, of which all units are used.
     n_voxel_folds, n_sheet_modes, n_cortex_modes, alphas
         As in `topobrain.stats.sheet_to_cortex_score`.
     within_regions
@@ -119,7 +126,7 @@ def spatial_alignment(
     ------
     InputError
         A layer without a layout (named), voxels without places (ROI averages), a subject with fewer than 20 usable voxels,
-        stimuli that differ between the two sides, an alignment of other layers or voxels.
+        stimuli that differ between the two sides, an alignment of another model, brain or folds, a layer that is constant.
     """
     require_inputs(activations, responses)
     _check_counts(n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
@@ -132,14 +139,17 @@ def spatial_alignment(
         n_folds=n_folds, inner_folds=INNER_FOLDS, gap=gap, allow_duplicates=allow_duplicates, seed=seed,
     )  # fmt: skip
     models = [Model.of("the model", activations, names, names, rows, mask)]
-    for name, control in (controls or {}).items():
-        models.append(_control(name, control, names, responses))
+    for name, control in named_controls(controls).items():
+        models.append(_control(name, control, names, responses, None if units is None else (activations, mask)))
     brain = Brain.of(responses, design)
-    options = SpatialOptions(
-        n_components, n_voxel_folds, n_sheet_modes, n_cortex_modes, tuple(float(a) for a in alphas),
-        within_regions, n_null, n_bootstrap, seed,
+    given = (
+        None if alignment is None
+        else _given_weights(alignment, models[0], responses, names, n_components, design.outer.test_fold(len(rows)))
     )  # fmt: skip
-    given = None if alignment is None else _given_weights(alignment, activations, responses, names, n_components)
+    options = SpatialOptions(
+        n_components, n_voxel_folds, n_sheet_modes, n_cortex_modes, tuple(float(a) for a in penalties(alphas)),
+        within_regions, n_null, n_bootstrap, seed, **_fitted_by(alignment),
+    )  # fmt: skip
     tell_small_folds(design)
     scored: list[dict[str, LayerSpatial]] = []
     for model in models:
@@ -160,19 +170,43 @@ def _check_counts(**counts: Any) -> None:
             raise InputError(f"{name} must be a whole number of {least} or more, got {value!r}")
 
 
-def _control(name: str, control: Any, layers: Sequence[str], responses: BrainResponses) -> Model:
+def _control(
+    name: str, control: Any, layers: Sequence[str], responses: BrainResponses,
+    chosen: tuple[Activations, np.ndarray] | None,
+) -> Model:  # fmt: skip
+    """Read a control; ``chosen`` are the model's activations and mask of units, where units are asked for."""
     own = control_layers(name, control, layers)
     try:
         rows = match_stimuli(control, responses)
     except InputError as error:
         raise InputError(f"control {name!r}: {error}") from error
-    return Model.of(f"control {name!r}", control, layers, own, rows, unit_mask(control, None))
+    mask = unit_mask(control, None)
+    if chosen is not None:
+        model, asked = chosen
+        if own == list(layers) and all(control.sheet(of).n_units == model.sheet(of).n_units for of in own):
+            for layer in layers:
+                mask[control.unit_slice(layer)] = asked[model.unit_slice(layer)]
+        else:
+            warnings.warn(
+                f"units= is not applied to control {name!r}, which keeps all its units: its layers or their numbers of units "
+                "are not the model's",
+                stacklevel=3,
+            )
+    return Model.of(f"control {name!r}", control, layers, own, rows, mask)
+
+
+def _fitted_by(alignment: Alignment | None) -> dict[str, Any]:
+    """Return how the components of an alignment were fitted, to fit those of controls alike."""
+    if alignment is None:
+        return {}
+    return {name: alignment.provenance["alignment"][name] for name in ("method", "regularization", "scale")}
 
 
 def _given_weights(
-    alignment: Any, activations: Activations, responses: BrainResponses, layers: Sequence[str], count: int | None
-) -> dict[str, WeightMaps]:
-    """Return the weight maps of an alignment, checked to be one of these layers and voxels."""
+    alignment: Any, model: Model, responses: BrainResponses, layers: Sequence[str], count: int | None,
+    test_fold: np.ndarray,
+) -> dict[str, WeightMaps]:  # fmt: skip
+    """Return the weight maps of an alignment, checked to be one of this model, brain and folds."""
     if not isinstance(alignment, Alignment):
         raise InputError(f"alignment= is the result of align, got {type(alignment).__name__}")
     if "unit_weight" not in alignment.data:
@@ -195,9 +229,25 @@ def _given_weights(
     if count is not None and count > most:
         raise InputError(f"n_components={count}, but the alignment has {most}")
     take, found = min(most, DEFAULT_COMPONENTS) if count is None else count, {}
+    known = alignment.provenance["alignment"]
+    if known.get("responses_sha256") != digest(responses.values):
+        raise InputError(
+            "the alignment was made with other responses than these: give the alignment of this brain (same stimuli in the "
+            "same order, same values), or leave alignment out"
+        )
+    if not np.array_equal(alignment.data["test_fold"].values, test_fold):
+        raise InputError(
+            "the alignment was made with other folds than these: give both the same folds, n_folds, gap, seed and "
+            "allow_duplicates, or leave alignment out"
+        )
     for layer in layers:
-        if alignment.sheet(layer).n_units != activations.sheet(layer).n_units:
+        if alignment.sheet(layer).n_units != model.sheets[layer].n_units:
             raise InputError(f"layer {layer!r} has another number of units in the alignment")
+        if known.get("features_sha256", {}).get(layer) != digest(model.used(layer)):
+            raise InputError(
+                f"the alignment was made with other activations of layer {layer!r} than these, or other units=: give the "
+                "alignment of this model and these units, or leave alignment out"
+            )
         i = alignment.layers.index(layer)
         found[layer] = WeightMaps(
             alignment.unit_weights(layer)[:take],

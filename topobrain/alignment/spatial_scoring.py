@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -17,7 +18,13 @@ from topobrain.sheet import Sheet
 from topobrain.stats.paired_smoothness import corrected_for, exceedance, paired, paired_smoothness
 from topobrain.stats.resampling import bootstrap_scores, region_means
 from topobrain.stats.shared_components import held_out_components, most_components
-from topobrain.stats.sheet_to_cortex import LEAST_VOXELS, MappingScore, sheet_to_cortex_score
+from topobrain.stats.sheet_to_cortex import (
+    LEAST_VOXELS,
+    MappingScore,
+    induced_orders,
+    sheet_to_cortex_score,
+    shuffled_within,
+)
 
 DEFAULT_COMPONENTS = 3
 """Components whose maps are measured where no number is given."""
@@ -36,6 +43,9 @@ class SpatialOptions:
     n_null: int
     n_bootstrap: int
     seed: int
+    method: Literal["pls", "cca", "pca"] = "pls"
+    regularization: float = 1.0
+    scale: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,37 @@ class Brain:
     def used(self) -> np.ndarray:
         """All voxels that are used."""
         return np.sort(np.concatenate(list(self.columns.values())))
+
+    def orders(self, n_null: int, *, within_regions: bool, seed: int) -> list[np.ndarray]:
+        """Return the orders (null, voxel) in which each subject's voxels are shuffled: together, over the places of all.
+
+        One permutation of the union of places a draw; each subject takes the order it induces on its own voxels. So subjects
+        that share a map have it shuffled alike, whichever voxels each of them lacks. (Six simulated subjects share a rough map
+        and lack 0 to 5 of 60 voxels: sd of z over 48 data sets .94; with the same voxels .86; each shuffled by itself 1.22.)
+        Where no place is shared, subjects are shuffled independently.
+        """
+        number: dict[tuple[object, ...], int] = {}
+        labels, own = [], []
+        for columns in self.columns.values():
+            seen: dict[tuple[object, ...], int] = {}
+            mine = []
+            for column in columns:
+                region = int(self.regions[column]) if within_regions else 0
+                place = (region, *(self.places.coordinates[column] + 0.0).tolist())
+                seen[place] = seen.get(place, -1) + 1  # several voxels in one place stay several
+                key = (*place, seen[place])
+                if key not in number:
+                    number[key] = len(number)
+                    labels.append(region)
+                mine.append(number[key])
+            own.append(np.array(mine))
+        if len(number) == sum(map(len, own)):
+            seeds = [seed, *np.random.SeedSequence([seed, 1]).generate_state(len(own) - 1).tolist()]
+            return [
+                shuffled_within(np.array(labels)[mine], n_null, seed=of) for mine, of in zip(own, seeds, strict=True)
+            ]
+        orders = shuffled_within(np.array(labels), n_null, seed=seed)
+        return [induced_orders(orders, mine) for mine in own]
 
 
 @dataclass(frozen=True)
@@ -128,6 +169,11 @@ class Model:
     name: str
     features: dict[str, np.ndarray]
     sheets: dict[str, Sheet]
+    kept: dict[str, np.ndarray]
+
+    def used(self, layer: str) -> np.ndarray:
+        """Return the units of a layer that are asked for (stimulus, unit), float32 as they were given."""
+        return self.features[layer][:, self.kept[layer]].astype(np.float32)
 
     @classmethod
     def of(
@@ -135,7 +181,7 @@ class Model:
         mask: np.ndarray,
     ) -> Model:  # fmt: skip
         """Read the layers, or raise naming one without a layout."""
-        features, sheets = {}, {}
+        features, sheets, chosen = {}, {}, {}
         for layer, of in zip(layers, own, strict=True):
             sheets[layer] = activations.sheet(of)
             if not sheets[layer].has_layout:
@@ -144,19 +190,28 @@ class Model:
                     f"layer out with layers=, give it a sheet (Sheet.for_width({sheets[layer].n_units})), or use align, which "
                     "needs no places"
                 )
-            kept = mask[activations.unit_slice(of)]
+            kept = chosen[layer] = mask[activations.unit_slice(of)]
             # units that are not asked for are made constant, which leaves them out while the sheet stays whole
             features[layer] = np.where(kept, activations.values(of)[rows].astype(np.float64), 0.0)
-        return cls(name, features, sheets)
+            if (features[layer] == features[layer][:1]).all():
+                raise InputError(
+                    f"layer {of!r} of {name} answers every stimulus alike: it has no map; leave it out with layers="
+                )
+        return cls(name, features, sheets, chosen)
 
 
-def pls_weights(X: np.ndarray, brain: Brain, design: Design, count: int | None) -> WeightMaps:
-    """Fit the components that a layer shares with all voxels of all subjects."""
+def fitted_weights(
+    X: np.ndarray, brain: Brain, design: Design, count: int | None, options: SpatialOptions
+) -> WeightMaps:
+    """Fit the components that a layer shares with all voxels of all subjects, by the method of the options."""
     varies = np.ptp(X, axis=0) > 0
     known, wanted = X[:, varies], brain.values[:, brain.used]
     if count is None:
         count = min(DEFAULT_COMPONENTS, most_components(known.shape, wanted.shape, design.outer))
-    held = held_out_components(known, wanted, design.outer, count)
+    held = held_out_components(
+        known, wanted, design.outer, count,
+        method=options.method, regularization=options.regularization, scale=options.scale,
+    )  # fmt: skip
     unit, voxel = np.full((count, X.shape[1]), np.nan), np.full((count, brain.values.shape[1]), np.nan)
     unit[:, varies], voxel[:, brain.used] = held.x_weights, held.y_weights
     return WeightMaps(unit, voxel, held.r.mean(axis=0))
@@ -169,15 +224,16 @@ def score_layer(
     """Score one layer of one model, subject by subject."""
     X, sheet = model.features[layer], model.sheets[layer]
     if weights is None:
-        weights = pls_weights(X, brain, design, count)
+        weights = fitted_weights(X, brain, design, count, options)
     mapping, draws, smooth = [], [], []
-    for own in brain.columns.values():
+    orders = brain.orders(options.n_null, within_regions=options.within_regions, seed=options.seed)
+    for own, order in zip(brain.columns.values(), orders, strict=True):
         Y, places = brain.values[:, own], brain.places.coordinates[own]
         made = sheet_to_cortex_score(
             X, sheet, Y, places,
             stimulus_folds=design.outer, inner_folds=design.inner_splits, n_voxel_folds=options.n_voxel_folds,
             n_sheet_modes=options.n_sheet_modes, n_cortex_modes=options.n_cortex_modes, alphas=options.alphas,
-            regions=brain.regions[own] if options.within_regions else None, n_null=options.n_null, seed=options.seed,
+            voxel_orders=order, n_null=options.n_null, seed=options.seed,
         )  # fmt: skip
         mapping.append(made)
         if options.n_bootstrap and not design.one_block_a_fold:

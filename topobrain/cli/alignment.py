@@ -75,8 +75,9 @@ class Align(Extraction):
             self.require_places(chosen)
         model = self.load()
         others = self.others()
-        label = (model.name, Path(self.data).stem)
-        path = self.target("alignment", *label, *([] if self.method == "pls" else [self.method]))
+        label: tuple[str, ...] = (model.name, Path(self.data).stem)
+        label += () if self.method == "pls" else (self.method,)
+        path = self.target("alignment", *label)
         stimuli: tb.StimulusSet = chosen.stimuli
         activations = self.activations(model, stimuli)
         beside = {name: self.extracted(other, stimuli) for name, other in others.items()}

@@ -59,7 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped. What was finished is kept: run the same command to go on.", file=sys.stderr)
+        print(
+            "\nstopped. Results and activations that were finished are kept: run the same command again.",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -125,7 +125,7 @@ def prepare(
 def require_inputs(activations: Any, responses: Any) -> None:
     """Raise unless activations come first and brain responses second."""
     if isinstance(activations, BrainResponses) and isinstance(responses, Activations):
-        raise InputError("activations come first, brain responses second: encode(activations, responses)")
+        raise InputError("activations come first, brain responses second")
     if not isinstance(activations, Activations):
         raise InputError(
             f"expected Activations, got {type(activations).__name__}: make them with tb.extract(model, responses.stimuli), or "

@@ -15,6 +15,7 @@ from topobrain.plot.scores import layer_ticks, plain_axes, points
 from topobrain.plot.style import (
     CEILING,
     COLUMN_INCHES,
+    NULL,
     NULL_MEAN,
     PAGE_INCHES,
     Look,
@@ -38,10 +39,15 @@ SCORES = {
 """Method -> what its score is called on an axis."""
 
 NULL_LABEL = "stimuli permuted, 95 %"
-STARRED = "p < .05 beside the largest of all layers and components"
+STARRED = "model: p < .05 beside the largest of all layers and components"
 UNITS_LABEL = "places of units shuffled, 95 %"
 VOXELS_LABEL = "places of voxels shuffled, 95 %"
 FLOOR_LABEL = "mean of a control's higher null"
+ZERO_LABEL = "0 = mean of shuffled places"
+CEILING_LABEL = "noise ceiling"
+STAR = "$*$"
+VOXELS_TONE = "#DCE6F0"
+"""Fill of the bars of shuffled voxels, apart from the plain grey of other nulls."""
 BELOW = "p < .05 beside both nulls, the largest of all layers"
 SMOOTH_BOTH = "p < .05 on both sides"
 PER_PAGE = 4
@@ -265,11 +271,11 @@ def draw_series(ax: Axes, series: Sequence[Series], *, looks: Mapping[str, Look]
         points(ax, x, (one.value, one.low, one.high), known[one.model], label=None if one.name in taken else one.name)
         for place in x[one.p_max < 0.05]:
             starred = True
-            _star(ax, place, known[one.model])
+            star(ax, place, known[one.model].colour)
     ceilings = {tuple(np.round(one.ceiling, 9)): one.ceiling for one in series if np.isfinite(one.ceiling).any()}
     for number, ceiling in enumerate(ceilings.values()):
         style: dict[str, Any] = {"color": CEILING, "linestyle": "--", "linewidth": 1}
-        style["label"] = None if number else "noise ceiling"
+        style["label"] = None if number else CEILING_LABEL
         ax.hlines(ceiling, places - reach - 0.06, places + reach + 0.06, **style)
     if starred:
         _name_star(ax, STARRED)
@@ -277,14 +283,15 @@ def draw_series(ax: Axes, series: Sequence[Series], *, looks: Mapping[str, Look]
     ax.autoscale_view(scalex=False)
 
 
-def _star(ax: Axes, x: float, look: Look) -> None:
-    ax.annotate("*", (x, 1), xycoords=("data", "axes fraction"), xytext=(0, -1), textcoords="offset points", ha="center",
-                va="center", fontsize=8, color=look.colour)  # fmt: skip
+def star(ax: Axes, x: float, colour: str) -> None:
+    """Draw at the upper border the star that the legend names."""
+    ax.plot([x], [1], linestyle="none", marker=STAR, markersize=4, color=colour, transform=ax.get_xaxis_transform(),
+            clip_on=False)  # fmt: skip
 
 
 def _name_star(ax: Axes, label: str) -> None:
     if label not in ax.get_legend_handles_labels()[1]:
-        ax.plot([], [], linestyle="none", marker="$*$", markersize=4, color=CEILING, label=label)
+        ax.plot([], [], linestyle="none", marker=STAR, markersize=4, color=CEILING, label=label)
 
 
 def spatial_alignment(
@@ -318,8 +325,9 @@ def spatial_alignment(
     -------
     Axes
         Mapping: markers with 95 % intervals over test stimuli; behind a model's marker the middle 95 % of its score with the
-        places of units (plain grey) and of voxels (hatched) shuffled and fitted again; controls beside, each with a short
-        line at the mean of its own higher null. Smoothness: markers; 0 is what shuffled places give. Stars: p below .05.
+        places of units (plain grey) and of voxels (pale, hatched) shuffled and fitted again; controls beside, each with a
+        short dotted line at the mean of its own higher null. Dashes: the noise ceiling, where it is known. Smoothness:
+        markers; 0 is the mean of shuffled places. Stars: p below .05.
 
     Raises
     ------
@@ -358,6 +366,8 @@ def spatial_alignment(
             else:
                 _smoothness(ax, x, one, place, component, looks[model], label)
             number += 1
+    if measure == "smoothness":
+        ax.axhline(0, color=NULL_MEAN, linestyle=":", linewidth=1, zorder=1, label=ZERO_LABEL)
     plain_axes(
         ax, "held-out r, sheet to cortex" if measure == "mapping" else "smoothness of both maps\n(corrected for nulls)"
     )
@@ -376,22 +386,47 @@ def _mapping(
     """Draw the mapping score of a model (place 0) with its two nulls, or of a control with the mean of its null."""
     known = ax.get_legend_handles_labels()[1]
     if place == 0:
-        for side, shift, name in (("units", -0.24, UNITS_LABEL), ("voxels", 0.24, VOXELS_LABEL)):
-            low, high = np.quantile(result.data[f"null_{side}"].values, (0.025, 0.975), axis=1)
-            before = len(ax.patches)
-            null_bars(ax, x + shift * step, low, high, 0.46 * step, label=None if name in known else name)
-            for bar in ax.patches[before:] if side == "voxels" else ():
-                bar.set(facecolor="none", edgecolor=NULL_MEAN, linewidth=0.6, hatch="//////")
+        place_nulls(ax, x, step, *(result.data[f"null_{side}"].values for side in ("units", "voxels")))
+        ceiling = float(result.data["ceiling"].values.mean())  # r / normalized, in every layer
+        if np.isfinite(ceiling):
+            label_of = "_" if CEILING_LABEL in known else CEILING_LABEL
+            ends = np.arange(len(x)) - 0.45, np.arange(len(x)) + 0.45
+            ax.hlines(np.full(len(x), ceiling), *ends, color=CEILING, linestyle="--", linewidth=1, label=label_of)
         scores = tuple(result.data[name].values for name in ("r", "low", "high"))
         for one in x[result.data["p_max"].values < 0.05]:
-            _star(ax, one, look)
+            star(ax, one, look.colour)
             _name_star(ax, BELOW)
     else:
         scores = tuple(result.data[f"control_{name}"].values[place - 1] for name in ("r", "low", "high"))
         floor = scores[0] - result.data["control_excess"].values[place - 1]
         style: dict[str, Any] = {"label": None if FLOOR_LABEL in known else FLOOR_LABEL}
-        ax.hlines(floor, x - 0.45 * step, x + 0.45 * step, color=NULL_MEAN, linewidth=1, zorder=2, **style)
+        style |= {"color": NULL_MEAN, "linestyle": ":", "linewidth": 1.2, "zorder": 2}
+        ax.hlines(floor, x - 0.45 * step, x + 0.45 * step, **style)
     points(ax, x, scores, look, label=label)
+
+
+def place_nulls(ax: Axes, x: np.ndarray, width: float, units: np.ndarray, voxels: np.ndarray) -> None:
+    """Draw the middle 95 % of scores with shuffled places side by side, outlined so that a bar without height is seen.
+
+    Parameters
+    ----------
+    ax
+        Where to draw.
+    x
+        Middle of each pair of bars (place,).
+    width
+        Of a pair.
+    units, voxels
+        Scores with the places of units, and of voxels, shuffled (place, draw).
+    """
+    known = ax.get_legend_handles_labels()[1]
+    looks: tuple[dict[str, Any], ...] = ({"edgecolor": NULL}, {"facecolor": VOXELS_TONE, "edgecolor": NULL_MEAN})
+    for null, shift, name, look in zip((units, voxels), (-0.24, 0.24), (UNITS_LABEL, VOXELS_LABEL), looks, strict=True):
+        low, high = np.quantile(null, (0.025, 0.975), axis=1)
+        before = len(ax.patches)
+        null_bars(ax, x + shift * width, low, high, 0.46 * width, label=None if name in known else name)
+        for bar in ax.patches[before:]:
+            bar.set(linewidth=0.8, hatch="//////" if null is voxels else None, **look)
 
 
 def _smoothness(
@@ -408,5 +443,5 @@ def _smoothness(
     nothing = np.full(len(x), np.nan)
     points(ax, x, (value[:, component - 1], nothing, nothing), look, label=label)
     for one in x[p[:, component - 1] < 0.05]:
-        _star(ax, one, look)
+        star(ax, one, look.colour)
         _name_star(ax, SMOOTH_BOTH)

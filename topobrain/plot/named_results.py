@@ -39,5 +39,9 @@ def named_results(given: R | Mapping[str, R] | Iterable[R], kind: type[R]) -> di
 
 def _require_kind(one: object, kind: type[Result]) -> None:
     if not isinstance(one, kind):
-        what = f"a {one.kind} result" if isinstance(one, Result) else type(one).__name__
+        what = (
+            f"{'an' if one.kind[0] in 'aeiou' else 'a'} {one.kind} result"
+            if isinstance(one, Result)
+            else type(one).__name__
+        )
         raise InputError(f"this plot draws {kind.kind} results ({kind.__name__}), got {what}")

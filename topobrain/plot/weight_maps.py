@@ -370,6 +370,8 @@ def _one_layer(layers: Sequence[str], layer: str | None) -> str:
 def _score_words(result: Alignment, layer: int, component: int) -> str:
     """Return a component's r, and p where it was tested."""
     r, p = (float(result.data[name].values[layer, component]) for name in ("r", "p_max"))
+    if not np.isfinite(r):
+        return "beyond the rank of the data"
     return f"r {_signed(r)}" + (f", p_max {_p(p)}" if np.isfinite(p) else "")
 
 

@@ -15,7 +15,9 @@ from jaxtyping import Float
 from topobrain._checks import InputError, require_choice
 from topobrain.stats.layout import Layout
 
-Planted = Literal["topographic", "shuffled units", "shuffled voxels", "unrelated", "blurred"]
+Planted = Literal[
+    "topographic", "shuffled units", "shuffled voxels", "unrelated", "blurred", "blurred signal", "unmatched maps"
+]
 """What lies between sheet and cortex, see `planted_alignment`."""
 
 PATCH_MM = 60.0
@@ -81,6 +83,10 @@ def planted_alignment(
         ``"unrelated"``: Y has latents of its own: smooth on both sides, and nothing in common.
         ``"blurred"``: units in random places, and then activations smoothed over the sheet with the width of the fields:
         maps are smooth on both sides and scores shared, but only blur made the sheet smooth.
+        ``"blurred signal"``: the same, but the noise is added after the blur: a sheet that cannot be told from a smooth one,
+        whose maps do not match those of the cortex.
+        ``"unmatched maps"``: both sides smooth over the same latents, the fields of each drawn for itself: near units are
+        tuned alike, near voxels too, and corresponding places are not.
     n_stimuli, n_voxels, n_latents
         How many of each.
     smoothness
@@ -132,16 +138,22 @@ def planted_alignment(
     scale = np.sqrt((fields**2).mean())
     unit_fields = fields / scale
     local = _kernel(target, units, sigma / 2, sheet.wrapped)
-    voxel_fields = unit_fields @ (local / local.sum(axis=1, keepdims=True)).T
+    source = unit_fields
+    if kind == "unmatched maps":
+        source = np.random.default_rng([seed, 5]).standard_normal(rough.shape) @ kernel.T
+    voxel_fields = source @ (local / local.sum(axis=1, keepdims=True)).T
     voxel_fields = voxel_fields / np.sqrt((voxel_fields**2).mean())
     power = math.sqrt(n_latents)
+    blur = kernel / np.sqrt((kernel**2).sum(axis=1, keepdims=True))
+    if kind == "blurred signal":
+        unit_fields = unit_fields[:, order.permutation(sheet.n_units)] @ blur.T
+        unit_fields = unit_fields / np.sqrt((unit_fields**2).mean())
     X = x_scores @ unit_fields / power + unit_noise * noise.standard_normal((n_stimuli, sheet.n_units))
     Y = y_scores @ voxel_fields / power + voxel_noise * noise.standard_normal((n_stimuli, n_voxels))
     if kind in ("shuffled units", "blurred"):
         moved = order.permutation(sheet.n_units)
         X, unit_fields = X[:, moved], unit_fields[:, moved]
     if kind == "blurred":
-        blur = kernel / np.sqrt((kernel**2).sum(axis=1, keepdims=True))
         X, unit_fields = X @ blur.T, unit_fields @ blur.T
     if kind == "shuffled voxels":
         moved = order.permutation(n_voxels)

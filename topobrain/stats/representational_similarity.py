@@ -16,7 +16,7 @@ from topobrain._checks import InputError, require_choice
 from topobrain.stats.correlation import unit_norm
 from topobrain.stats.folds import duplicate_groups
 from topobrain.stats.nulls import product_permutations
-from topobrain.stats.resampling import Scheme, permuted_rows
+from topobrain.stats.resampling import Scheme, permuted_groups, permuted_rows
 
 Metric = Literal["correlation", "cosine", "euclidean"]
 Comparison = Literal["spearman", "pearson"]
@@ -196,6 +196,7 @@ def similarity_null(
     measure: SimilarityMeasure = "rsa",
     n_permutations: int = 1000,
     scheme: Scheme = "stimuli",
+    groups: np.ndarray | None = None,
     seed: int = 0,
     **options: Unpack[SimilarityOptions],
 ) -> Float[np.ndarray, " permutation"]:
@@ -217,6 +218,9 @@ def similarity_null(
     scheme
         ``"stimuli"`` permutes all stimuli (by `product_permutations`); ``"circular"`` shifts them round by a random number
         of rows, which keeps the order of a time series.
+    groups
+        Group of each row (passages, repeats of a stimulus): with ``"circular"``, groups of equal size change places as wholes.
+        Pairs within a group are alike on both sides whatever the model does, so no other null would do.
     options
         ``metric`` and ``compare`` as for `rsa`, ``unbiased`` as for `linear_cka`.
 
@@ -233,6 +237,14 @@ def similarity_null(
     """
     first, second = _both_forms(X, Y, measure, options)
     n = len(first)
+    if scheme != "stimuli" and groups is not None:
+        whole = permuted_groups(groups, n_permutations, np.random.default_rng(seed))
+        if whole is None:
+            raise InputError(
+                "groups of so many sizes cannot change places as wholes, and any other null would make p far too small: give "
+                "n_permutations=0, or stimuli in groups of few sizes"
+            )
+        return np.array([np.vdot(first, second[np.ix_(order, order)]) for order in whole])
     if scheme != "stimuli":
         orders = permuted_rows(n, n_permutations, scheme, seed)
         every, at = np.unique(orders[:, 0], return_inverse=True)  # a shift is known by where it takes the first row

@@ -241,6 +241,36 @@ def permuted_rows(n: int, n_permutations: int, scheme: Scheme, seed: int) -> Int
     return np.asarray((np.arange(n) + rng.integers(0, n, size=(n_permutations, 1))) % n)
 
 
+MOST_FIXED = 0.2
+"""Share of rows in groups that no other group has the size of, up to which whole groups can be permuted."""
+
+
+def permuted_groups(
+    groups: np.ndarray, n_permutations: int, rng: np.random.Generator
+) -> Int[np.ndarray, "permutation row"] | None:
+    """Return orders that permute groups of equal size as wholes, rows within each in order; None where too few can move.
+
+    Parameters
+    ----------
+    groups
+        Group of each row (passage, repeated stimulus).
+    n_permutations, rng
+        Number of orders, and where they come from.
+    """
+    codes = duplicate_groups(np.asarray(groups).tolist())
+    members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+    orders = np.tile(np.arange(len(codes)), (n_permutations, 1))
+    n_fixed = 0
+    for size in sorted({len(rows) for rows in members}):
+        alike = np.stack([rows for rows in members if len(rows) == size])
+        if len(alike) < 2:
+            n_fixed += alike.size
+            continue
+        drawn = rng.permuted(np.tile(np.arange(len(alike)), (n_permutations, 1)), axis=1)
+        orders[:, alike.ravel()] = alike[drawn].reshape(n_permutations, -1)
+    return None if n_fixed > MOST_FIXED * len(codes) else orders
+
+
 def permutation_null(
     X: Float[np.ndarray, "stimulus feature"],
     Y: Float[np.ndarray, "stimulus voxel"],

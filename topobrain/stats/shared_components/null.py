@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from topobrain._checks import InputError, require_choice
 from topobrain.stats.folds import Folds
-from topobrain.stats.resampling import DEFAULT_MEMORY, Scheme
+from topobrain.stats.resampling import DEFAULT_MEMORY, Scheme, permuted_groups
 from topobrain.stats.ridge.memory import parse_memory, readable
 from topobrain.stats.shared_components.eigenvectors import BLOCK, LeadingEigenvectors
 from topobrain.stats.shared_components.fitting import (
@@ -27,8 +27,9 @@ BATCH_BYTES = 2**26
 
 
 def component_orders(
-    n_stimuli: int, folds: Folds, n_permutations: int, *, scheme: Scheme = "stimuli", seed: int = 0
-) -> Int[np.ndarray, "permutation stimulus"]:
+    n_stimuli: int, folds: Folds, n_permutations: int, *, scheme: Scheme = "stimuli",
+    groups: np.ndarray | None = None, seed: int = 0,
+) -> Int[np.ndarray, "permutation stimulus"]:  # fmt: skip
     """Return, for each permutation, the row whose response each stimulus is given.
 
     Only stimuli that train and test in the same folds change places, so that every fold keeps its training and its test
@@ -46,7 +47,10 @@ def component_orders(
         Number of permutations.
     scheme
         ``"stimuli"`` permutes each set of such stimuli; ``"circular"`` shifts each round by a random number of rows, none
-        included, which keeps the order within passages and time series.
+        included, which keeps the order of a time series.
+    groups
+        Group of each row (passages, repeats of a stimulus): with ``"circular"``, groups of equal size change places as wholes
+        where there are enough of them; a shift would tear them apart, and p would be too small.
     seed
         Seed. Orders depend on the number of stimuli, the folds, the scheme and the seed only, so that layers and models can
         be compared permutation by permutation.
@@ -79,6 +83,10 @@ def component_orders(
         if scheme == "stimuli":
             orders[:, rows] = rng.permuted(np.tile(rows, (n_permutations, 1)), axis=1)
         else:
+            whole = None if groups is None else permuted_groups(np.asarray(groups)[rows], n_permutations, rng)
+            if whole is not None:
+                orders[:, rows] = rows[whole]
+                continue
             shift = rng.integers(0, rows.size, size=(n_permutations, 1))
             orders[:, rows] = rows[(np.arange(rows.size) + shift) % rows.size]
     return orders
@@ -95,6 +103,7 @@ def component_null(
     scale: bool = True,
     n_permutations: int = 1000,
     scheme: Scheme = "stimuli",
+    groups: np.ndarray | None = None,
     seed: int = 0,
     max_memory: int | str | None = None,
 ) -> Float[np.ndarray, "permutation fold component"]:
@@ -111,7 +120,7 @@ def component_null(
     ----------
     X, Y, folds, n_components, method, regularization, scale
         As in `held_out_components`.
-    n_permutations, scheme, seed
+    n_permutations, scheme, groups, seed
         As in `component_orders`.
     max_memory
         What working arrays may take beside X and Y, in bytes or as text (default ``"1 GiB"``).
@@ -132,7 +141,7 @@ def component_null(
     McIntosh & Lobaugh (2004), NeuroImage 23:S250 (permutation test of PLS); Westfall & Young (1993) (maximum over tests).
     """
     X, Y, penalty = check_study(X, Y, folds, n_components, method, regularization)
-    orders = component_orders(len(X), folds, n_permutations, scheme=scheme, seed=seed)
+    orders = component_orders(len(X), folds, n_permutations, scheme=scheme, groups=groups, seed=seed)
     bound = parse_memory(max_memory) or DEFAULT_MEMORY
     block = block_values(bound // 4)
     found = np.empty((n_permutations, len(folds), n_components))
