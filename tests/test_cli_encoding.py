@@ -268,7 +268,7 @@ def test_ctrl_c_ends_with_130_and_what_is_done_is_used_again(here, capsys):
     running.send_signal(signal.SIGINT)
     _, error = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "run the same command to go on" in error
+    assert "run the same command again" in error
     assert "Traceback" not in error
     assert len(list((here / "store").glob("parts/*/*.npz"))) == 1
     assert not list((here / "store").glob("**/.*.part"))
