@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from topobrain._checks import InputError, require_choice
+from topobrain.stats.block_permutations import FEWEST_ROWS, BlockOrders, block_orders
 from topobrain.stats.correlation import unit_norm
 from topobrain.stats.folds import Folds, duplicate_groups
 from topobrain.stats.ridge import hat_matrices
@@ -25,6 +26,9 @@ PRODUCT_VALUES = 2**20
 
 DEFAULT_MEMORY = 2**30
 """Bytes that permuted scores may take where no bound is given."""
+
+TABLE_VOXELS, TABLE_OUTPUTS = 16, 32
+"""Voxels and outputs of one table of blocks: it then stays in a processor's cache."""
 
 FLOAT32_BLOCKS = 30
 """Blocks a fold must test for its bootstrap to run in float32: draws of very few stimuli cancel too much."""
@@ -341,7 +345,9 @@ def permuted_scores(
 ) -> PermutedScores:
     r"""Refit and score permuted responses: chance scores of regions, of every voxel, and of the best voxel.
 
-    As `permutation_null`, with three savings. At penalty :math:`\alpha` the centred predictions of a fold are
+    As `permutation_null`, with savings. Of ``FEWEST_ROWS`` independent stimuli or more, blocks of random stimuli are permuted
+    as wholes (`BlockOrders`): still an exact test, and what a block adds to the predictions at a place is worked out once for
+    all permutations. At penalty :math:`\alpha` the centred predictions of a fold are
     :math:`M_\alpha y_{train}`, so voxels of one penalty share one product a permutation. Responses are permuted a tile
     of voxels at a time, rows of it copied within a processor's cache. And most chosen penalties leave few effective
     dimensions: where that is cheaper, :math:`M_\alpha` is replaced by :math:`U U' M_\alpha` with its leading left
@@ -380,7 +386,10 @@ def permuted_scores(
         No permutation, arrays that do not fit together, a negative or infinite penalty, or a memory bound that not even
         one voxel fits in.
     """
-    orders = permuted_rows(len(Y), n_permutations, scheme, seed)
+    blocks = None
+    if scheme == "stimuli" and tolerance > 0 and len(Y) >= FEWEST_ROWS and n_permutations > 0:
+        blocks = block_orders(len(Y), n_permutations, seed)
+    orders = permuted_rows(len(Y), n_permutations, scheme, seed) if blocks is None else blocks.rows
     n_voxels = Y.shape[1]
     roi = _check_regions(roi, n_voxels, n_regions)
     if np.shape(alpha) != (len(folds), n_voxels):
@@ -404,7 +413,7 @@ def permuted_scores(
     sums = np.zeros((len(folds), n_regions, n_permutations))
     at_least, largest = np.full(n_voxels, np.nan), np.full(n_permutations, -np.inf)
     share = tolerance * np.sqrt(sum(len(test) for _, test in folds))
-    work = _Work(orders, share, device, parse_memory(max_memory) or DEFAULT_MEMORY)
+    work = _Work(orders, blocks, share, device, parse_memory(max_memory) or DEFAULT_MEMORY)
     step = work.chunk(len(Y), voxels.size)
     for start in range(0, voxels.size, step):
         chunk = voxels[start : start + step]
@@ -462,8 +471,10 @@ def _operator(hat: np.ndarray, share: float) -> _Operator | None:
 class _Work:
     """Permuted scores of one fold at a time: which permutations, how exact, where, and within which memory."""
 
-    def __init__(self, orders: np.ndarray, share: float, device: str | None, max_memory: int) -> None:
-        self.orders, self.share = orders, share
+    def __init__(
+        self, orders: np.ndarray, blocks: BlockOrders | None, share: float, device: str | None, max_memory: int
+    ) -> None:
+        self.orders, self.blocks, self.share = orders, blocks, share
         self.device, self.max_memory = device or "cpu", max_memory
 
     def chunk(self, n_rows: int, n_voxels: int) -> int:
@@ -527,6 +538,8 @@ class _Work:
         """Return inner products of predictions of size one with test responses (permutation, voxel)."""
         import torch
 
+        if self.blocks is not None:
+            return self._from_blocks(self.blocks, operator, responses, train, test)
         n_voxels, rows = responses.shape[1], np.concatenate([train, test])
         batch = max(1, PRODUCT_VALUES // (rows.size * n_voxels))
         given = self._at(operator.given.astype(np.float32))
@@ -539,7 +552,48 @@ class _Work:
             if basis is not None:
                 wanted = basis @ wanted
             size, along = (predicted * predicted).sum(dim=0), (predicted * wanted).sum(dim=0)
-            # predictions for white responses have size about 1: far below, they are rounding
-            r = torch.where(size > 1e-12, along / size.clamp_min(1e-12).sqrt(), torch.zeros_like(along))
-            found.append(r.view(len(part), n_voxels))
+            found.append(_along_predictions(along, size).view(len(part), n_voxels))
         return torch.cat(found)
+
+    def _from_blocks(
+        self, blocks: BlockOrders, operator: _Operator, responses: torch.Tensor, train: np.ndarray, test: np.ndarray
+    ) -> torch.Tensor:
+        """Return what `_correlations` returns, predictions added up from what each block gives at each place."""
+        import torch
+
+        add_up = torch.nn.functional.embedding_bag
+        entries = self._at(blocks.entries())
+        given = self._placed(operator.given, train, len(responses))
+        wanted = None if operator.wanted is None else self._placed(operator.wanted, test, len(responses))
+        placed = self._at(self.orders[:, test])
+        shape = (len(entries), responses.shape[1])
+        along, size = torch.zeros(shape, device=responses.device), torch.zeros(shape, device=responses.device)
+        for start in range(0, shape[1], TABLE_VOXELS):
+            voxels = slice(start, min(start + TABLE_VOXELS, shape[1]))
+            columns = responses[:, voxels].contiguous()
+            for first in range(0, len(given), TABLE_OUTPUTS):
+                outputs = slice(first, min(first + TABLE_OUTPUTS, len(given)))
+                tables = [blocks.table(side[outputs], columns) for side in (given, wanted) if side is not None]
+                sides = [add_up(entries, table.flatten(1), mode="sum").view(-1, *table.shape[1:]) for table in tables]
+                predicted = sides[0]
+                if wanted is None:
+                    target = columns.index_select(0, placed[:, outputs].reshape(-1)).view_as(predicted)
+                else:
+                    target = sides[1]
+                along[:, voxels] += (predicted * target).sum(dim=1)
+                size[:, voxels] += predicted.square_().sum(dim=1)
+        return _along_predictions(along, size)
+
+    def _placed(self, weights: np.ndarray, rows: np.ndarray, n_rows: int) -> torch.Tensor:
+        """Return weights (output, row) for all rows, 0 at those that have none."""
+        placed = np.zeros((len(weights), n_rows), dtype=np.float32)
+        placed[:, rows] = weights
+        return self._at(placed)
+
+
+def _along_predictions(along: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """Return inner products with predictions scaled to size one; 0 where a prediction is rounding."""
+    import torch
+
+    # predictions for white responses have size about 1
+    return torch.where(size > 1e-12, along / size.clamp_min(1e-12).sqrt(), torch.zeros_like(along))
