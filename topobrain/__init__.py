@@ -59,6 +59,12 @@ _NAMES = {
     "PrincipalComponents": "topobrain.alignment.principal",
     "spatial_alignment": "topobrain.alignment.spatial",
     "SpatialAlignment": "topobrain.alignment.spatial",
+    "integrate": "topobrain.integration.integrating",
+    "Integration": "topobrain.integration.result",
+    "Swaps": "topobrain.integration.swaps",
+    "make_swaps": "topobrain.integration.swaps",
+    "brain_windows": "topobrain.integration.brain",
+    "BrainWindows": "topobrain.integration.brain_result",
     "words_to_volumes": "topobrain.time_series",
     "with_delays": "topobrain.time_series",
     "encode_all": "topobrain.jobs",
@@ -146,6 +152,12 @@ if TYPE_CHECKING:
     from topobrain.encoding.partition import Partition as Partition
     from topobrain.encoding.partition import partition_variance as partition_variance
     from topobrain.extract import extract as extract
+    from topobrain.integration.brain import brain_windows as brain_windows
+    from topobrain.integration.brain_result import BrainWindows as BrainWindows
+    from topobrain.integration.integrating import integrate as integrate
+    from topobrain.integration.result import Integration as Integration
+    from topobrain.integration.swaps import Swaps as Swaps
+    from topobrain.integration.swaps import make_swaps as make_swaps
     from topobrain.jobs import encode_all as encode_all
     from topobrain.models import Model as Model
     from topobrain.models import Recording as Recording

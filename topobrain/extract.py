@@ -117,7 +117,7 @@ def extract(
     if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1):
         raise InputError(f"max_tokens is a whole number of 1 or more, or None for whole texts; got {max_tokens!r}")
     if precision == "bf16":
-        _warn_of_slow_bf16(model)
+        warn_of_slow_bf16(model)
     options = {
         "layers": chosen,
         "pooling": pooling,
@@ -153,7 +153,8 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("topobrain", "torch", "transformers", "numpy")}
 
 
-def _warn_of_slow_bf16(model: Model) -> None:
+def warn_of_slow_bf16(model: Model) -> None:
+    """Warn where a model's device only imitates bfloat16."""
     import torch
 
     on_cpu = str(getattr(model, "device", "cpu")).startswith("cpu")

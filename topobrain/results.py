@@ -36,6 +36,8 @@ KINDS = {
     "principal_components": "topobrain.alignment.principal:PrincipalComponents",
     "spatial_alignment": "topobrain.alignment.spatial:SpatialAlignment",
     "comparison": "topobrain.encoding.comparison:Comparison",
+    "integration": "topobrain.integration.result:Integration",
+    "brain_windows": "topobrain.integration.brain_result:BrainWindows",
     "training": "topobrain.training.log:TrainingLog",
 }
 """Result kinds and their classes, as strings: a class is imported when a file of its kind is opened."""

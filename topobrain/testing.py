@@ -291,3 +291,69 @@ def check_model(model: Model, stimuli: Sequence[Any] | None = None, *, raises: b
     if raises and failed:
         raise InputError(str(report))
     return report
+
+
+class KernelModel:
+    r"""A linear causal model of text whose integration windows are known in closed form.
+
+    Unit u at word m is :math:`h_u[m] = \sum_{l \ge 0} w_u(l)\, e_u[m - l]` with the inputs e of the words. Words ``up`` and
+    ``down`` are +1 and -1 for every unit, so that swapping one for the other changes the input equally at every word; any
+    other word is a draw from a standard normal of its own for each unit. It is the planted truth of `integrate`.
+
+    Parameters
+    ----------
+    kernels
+        w (lag, unit), lags from 0 on; beyond the last one it is 0.
+    reset
+        Words after which the kernel starts anew, as at a sentence's start; None for never.
+    sheet
+        Places of the units (default: the most square grid).
+    noise
+        Standard deviation, relative to each value, of noise that differs from reading to reading: what rounding in low
+        precision looks like.
+    ahead
+        Weight of the word that comes next, for a model that reads ahead.
+
+    Examples
+    --------
+    >>> model = KernelModel(np.array([[1.0], [0.5]]))
+    >>> model.record(["up up down"], ["units"]).values["units"][0, :, 0].tolist()
+    [1.0, 1.5, -0.5]
+    """
+
+    def __init__(
+        self, kernels: np.ndarray, *, reset: int | None = None, sheet: Sheet | None = None, noise: float = 0.0,
+        ahead: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.name = "planted windows"
+        self.kernels = np.asarray(kernels, dtype=np.float64)
+        self.reset, self.noise, self.ahead = reset, noise, ahead
+        n_units = self.kernels.shape[1]
+        self.sheets = {"units": Sheet.for_width(n_units) if sheet is None else sheet}
+        self.provenance = {"simulated": True}
+        self._rng = np.random.default_rng(0)
+        self._inputs: dict[str, np.ndarray] = {"up": np.ones(n_units), "down": -np.ones(n_units)}
+
+    def _input(self, word: str) -> np.ndarray:
+        if word not in self._inputs:
+            rng = np.random.default_rng(list(word.encode()))
+            self._inputs[word] = rng.standard_normal((self.kernels.shape[1],))
+        return self._inputs[word]
+
+    def record(self, stimuli: Sequence[str], layers: Sequence[str]) -> Recording:
+        """Return the units (stimulus, word, unit), in float64: what is planted here is exact."""
+        words = [text.split() for text in stimuli]
+        longest = max(len(each) for each in words)
+        place = np.arange(longest)
+        number = np.where(place < np.array([len(each) for each in words])[:, None], place, -1)
+        inputs = np.zeros((len(words), longest, self.kernels.shape[1]))
+        for row, each in enumerate(words):
+            inputs[row, : len(each)] = [self._input(word) for word in each]
+        values = np.zeros_like(inputs)
+        since = place if self.reset is None else place % self.reset
+        for lag, weight in enumerate(self.kernels[:longest]):
+            reached = (since >= lag)[lag:, None]
+            values[:, lag:] += reached * weight * inputs[:, : longest - lag]
+        values[:, :-1] += self.ahead * inputs[:, 1:]
+        values *= 1 + self.noise * self._rng.standard_normal(values.shape)
+        return Recording(dict.fromkeys(layers, values), number)

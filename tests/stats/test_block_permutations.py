@@ -45,7 +45,10 @@ def test_orders_depend_on_the_seed_alone_and_differ():
 def test_a_table_adds_up_to_the_product_with_permuted_values(n_rows):
     rng = np.random.default_rng(0)
     orders = block_orders(n_rows, 7, seed=0)
-    weights, values = torch.from_numpy(rng.standard_normal((5, n_rows))), torch.from_numpy(rng.standard_normal((n_rows, 3)))
+    weights, values = (
+        torch.from_numpy(rng.standard_normal((5, n_rows))),
+        torch.from_numpy(rng.standard_normal((n_rows, 3))),
+    )
     table = orders.table(weights, values)
     for row, entries in zip(orders.rows, orders.entries(), strict=True):
         assert torch.allclose(table[torch.from_numpy(entries)].sum(dim=0), weights @ values[row], atol=1e-10)

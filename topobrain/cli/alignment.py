@@ -225,10 +225,10 @@ def chosen_targets(roi: str | None, subject: str | None) -> dict[str, list[str]]
     return {axis: names for axis, names in chosen.items() if names}
 
 
-def finish_all(results: dict[Path, topobrain.Result], as_json: bool) -> int:
+def finish_all(results: dict[Path, topobrain.Result], as_json: bool, hide: tuple[str, ...] = HIDDEN) -> int:
     """Save several results and print their summaries: one after the other, or a list of objects."""
     if not as_json:
-        return max(finish(result, path, False, hide=HIDDEN) for path, result in results.items())
+        return max(finish(result, path, False, hide=hide) for path, result in results.items())
     from topobrain.results import to_plain
 
     rows = [

@@ -15,6 +15,7 @@ import tyro
 from topobrain._checks import TopobrainError
 from topobrain.cli.alignment import Align, Components
 from topobrain.cli.encoding import Encode
+from topobrain.cli.integration import Integrate
 from topobrain.cli.reports import Report, Reproduce
 from topobrain.cli.selectivity import Localize, Topography
 from topobrain.cli.stores import Data, Doctor, Models
@@ -31,6 +32,7 @@ Command = (
     | Annotated[Encode, tyro.conf.subcommand("encode")]
     | Annotated[Align, tyro.conf.subcommand("align")]
     | Annotated[Components, tyro.conf.subcommand("components")]
+    | Annotated[Integrate, tyro.conf.subcommand("integrate")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]

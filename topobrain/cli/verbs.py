@@ -15,25 +15,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running:
-    """Options shared by the verbs that run one model or several."""
+class ModelRun:
+    """Options shared by all verbs that run one model or several."""
 
     weights: str | None = None
     """"untrained" for the same architecture with random weights."""
     layers: str = "all"
     """Layers separated by commas, or "all"."""
-    pooling: Literal["mean", "last"] = "mean"
-    """Mean over the tokens of all words, or the last such token."""
-    max_tokens: int | None = None
-    """Count only the first so many word tokens of each text (default: all)."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16 is faster and a little less exact."""
     device: str = "auto"
     """auto (CUDA, MPS, else CPU), cpu, cuda, cuda:1, mps."""
     batch_tokens: int = 2048
     """Tokens a batch; lower it if memory runs out."""
-    cache: bool = True
-    """Keep activations and reuse them."""
     out: Path = Path("results")
     """Folder of the result files."""
     as_json: Json = False
@@ -52,6 +44,34 @@ class Running:
         """Return the layers named, None for all."""
         return None if self.layers == "all" else named("--layers", self.layers)
 
+    def target(self, verb: str, *names: str) -> Path:
+        """Return the result's path, after making sure that the folder can be written."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            probe = self.out / f".writable.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise DataFileError(
+                f"cannot write to {self.out}: {error.strerror or error}; choose another with --out"
+            ) from error
+        label = "_".join(names)
+        return self.out / f"{verb}_{''.join(c if c.isalnum() or c in '-.' else '_' for c in label).strip('_')}.nc"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running(ModelRun):
+    """Options shared by the verbs that extract activations of one model or several."""
+
+    pooling: Literal["mean", "last"] = "mean"
+    """Mean over the tokens of all words, or the last such token."""
+    max_tokens: int | None = None
+    """Count only the first so many word tokens of each text (default: all)."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16 is faster and a little less exact."""
+    cache: bool = True
+    """Keep activations and reuse them."""
+
     def activations(self, model: topobrain.Model, stimuli: topobrain.StimulusSet) -> topobrain.Activations:
         """Extract, with progress."""
         import topobrain as tb
@@ -68,20 +88,6 @@ class Running:
                 cache=self.cache,
                 progress=told,
             )
-
-    def target(self, verb: str, *names: str) -> Path:
-        """Return the result's path, after making sure that the folder can be written."""
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            probe = self.out / f".writable.{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise DataFileError(
-                f"cannot write to {self.out}: {error.strerror or error}; choose another with --out"
-            ) from error
-        label = "_".join(names)
-        return self.out / f"{verb}_{''.join(c if c.isalnum() or c in '-.' else '_' for c in label).strip('_')}.nc"
 
 
 @dataclass(frozen=True, kw_only=True)

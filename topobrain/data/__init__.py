@@ -47,6 +47,8 @@ STIMULI = {
     "tuckute2024": "topobrain.data.tuckute2024:load_stimuli",
     "alice-words": "topobrain.data.alice:load_words",
     "cifar10": "topobrain.data.cifar10:load_stimuli",
+    "word-runs": "topobrain.data.word_sequences:load_word_runs",
+    "sentence-sequences": "topobrain.data.word_sequences:load_sentence_sequences",
     "suite-intactness": "topobrain.data.suites:load_intactness",
     "suite-animacy": "topobrain.data.suites:load_animacy",
     "suite-concreteness": "topobrain.data.suites:load_concreteness",
@@ -59,6 +61,8 @@ STIMULI = {
     "simulated-langloc": "topobrain.data.template_language:load_localizer",
     "simulated-sentences": "topobrain.data.template_language:load_sentences",
     "simulated-swjn": "topobrain.data.template_language:load_swjn",
+    "simulated-word-runs": "topobrain.data.word_sequences:load_simulated_word_runs",
+    "simulated-sentence-sequences": "topobrain.data.word_sequences:load_simulated_sentence_sequences",
 }
 """Names `load_stimuli` knows, and what loads them."""
 
@@ -99,6 +103,8 @@ GENERATED = {
     "simulated-langloc": "Simulated language localizer of the template language",
     "simulated-sentences": "Simulated sentences of the template language",
     "simulated-swjn": "Simulated sentences, word lists, Jabberwocky, nonwords",
+    "simulated-word-runs": "Simulated runs of words of the template language",
+    "simulated-sentence-sequences": "Simulated sequences of sentences of equal length",
     "simulated": "Simulated cohort of brain responses",
     "simulated-text": "Simulated text of the template language",
 }

@@ -84,21 +84,28 @@ class GPTConfig:
 class CausalAttention(nn.Module):
     """Multi-head self-attention in which a token sees itself and what came before."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.n_heads, self.dropout = config.n_heads, config.dropout
+        self.n_heads, self.dropout, self.layer = config.n_heads, config.dropout, layer
         self.c_attn = nn.Linear(config.width, 3 * config.width, bias=config.bias)
         self.c_proj = nn.Linear(config.width, config.width, bias=config.bias)
         self.after = nn.Dropout(config.dropout)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Return the branch's output (stimulus, token, unit), before it is added to the stream."""
+    def forward(self, states: Tensor, past: Any = None, visible: Tensor | None = None) -> Tensor:
+        """Return the branch's output (stimulus, token, unit), before it is added to the stream.
+
+        ``past`` takes the keys and values of these tokens and gives back those of all tokens so far; ``visible`` (stimulus,
+        1, token asking, token asked) then says which of them a token may look at.
+        """
         query, key, value = (
             part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in self.c_attn(states).chunk(3, dim=-1)
         )
+        if past is not None:
+            key, value = past.update(key, value, self.layer)
         mixed = nn.functional.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.dropout if self.training else 0.0, is_causal=True
-        )
+            query, key, value, attn_mask=visible, dropout_p=self.dropout if self.training else 0.0,
+            is_causal=visible is None,
+        )  # fmt: skip
         output: Tensor = self.after(self.c_proj(mixed.transpose(1, 2).flatten(2)))
         return output
 
@@ -122,16 +129,16 @@ class MLP(nn.Module):
 class GPTBlock(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(config.width, bias=config.bias)
-        self.attention = CausalAttention(config)
+        self.attention = CausalAttention(config, layer)
         self.norm_mlp = nn.LayerNorm(config.width, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, past: Any = None, visible: Tensor | None = None) -> Tensor:
         """Return the stream after both branches (stimulus, token, unit)."""
-        states = states + self.attention(self.norm_attention(states))
+        states = states + self.attention(self.norm_attention(states), past, visible)
         output: Tensor = states + self.mlp(self.norm_mlp(states))
         return output
 
@@ -167,7 +174,7 @@ class GPT(nn.Module):
         self.tokens = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Embedding(config.context, config.width)
         self.after = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(GPTBlock(config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(GPTBlock(config, layer) for layer in range(config.n_layers))
         self.norm = nn.LayerNorm(config.width, bias=config.bias)
         if config.positions == "permuted":
             self.register_buffer("cells", _permutations(config))
@@ -181,25 +188,49 @@ class GPT(nn.Module):
             if isinstance(part, nn.Linear) and part.bias is not None:
                 nn.init.zeros_(part.bias)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool = False,
+    ) -> Tensor:
         """Return the normalised last states (stimulus, token, unit) for ids (stimulus, token).
 
         A causal model never sees what is on a token's right, so padding there needs no mask; ``attention_mask`` (1 = token,
-        0 = padding) is only checked.
+        0 = padding) is then only checked.
+
+        Parameters
+        ----------
+        input_ids, attention_mask
+            Tokens (stimulus, token); the mask covers the tokens of ``past_key_values`` too, which it may hide.
+        position_ids
+            Position of each token (stimulus, token); from 0 on if not given.
+        past_key_values
+            A `transformers.Cache` with the keys and values of the tokens before, to which those of these tokens are added.
+        use_cache
+            Changes nothing; taken because transformers' models take it.
 
         Raises
         ------
         InputError
             A sequence is longer than the context, or padding stands before a token.
         """
-        length = input_ids.shape[1]
-        if length > self.config.context:
-            raise InputError(f"a sequence has {length} tokens, this GPT has positions for {self.config.context}")
-        if attention_mask is not None and bool((attention_mask.int().diff(dim=1) > 0).any()):
+        before = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        length = before + input_ids.shape[1]
+        highest = length - 1 if position_ids is None else int(position_ids.max())
+        if highest >= self.config.context:
+            raise InputError(f"a sequence has {highest + 1} tokens, this GPT has positions for {self.config.context}")
+        visible = None
+        if before:
+            visible = _visible(before, input_ids, attention_mask)
+        elif attention_mask is not None and bool((attention_mask.int().diff(dim=1) > 0).any()):
             raise InputError("padding stands before a token; a GPT takes padding on the right only")
-        states = self.after(self.tokens(input_ids) + self.positions.weight[:length])
+        places = self.positions.weight[before:length] if position_ids is None else self.positions(position_ids)
+        states = self.after(self.tokens(input_ids) + places)
         for block in self.blocks:
-            states = block(states)
+            states = block(states, past_key_values, visible)
         output: Tensor = self.norm(states)
         return output
 
@@ -214,6 +245,21 @@ class GPT(nn.Module):
         if self.config.positions == "row-major":
             return sheet
         return sheet.with_places(self.cells[layer, BRANCHES.index(branch)].cpu().numpy())
+
+
+def _visible(before: int, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return what tokens that follow ``before`` others may look at (stimulus, 1, token asking, token asked)."""
+    length = before + input_ids.shape[1]
+    place = torch.arange(length, device=input_ids.device)
+    earlier = place[None, :] <= place[before:, None]
+    if attention_mask is None:
+        return earlier[None, None].expand(len(input_ids), 1, -1, -1)
+    if tuple(attention_mask.shape) != (len(input_ids), length):
+        raise InputError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, expected ({len(input_ids)}, {length}): one value for "
+            "each token before and each new one"
+        )
+    return earlier[None, None] & attention_mask.bool()[:, None, None, :]
 
 
 def _permutations(config: GPTConfig) -> Tensor:

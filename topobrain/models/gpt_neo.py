@@ -109,17 +109,30 @@ class GPTNeo(nn.Module):
         )
         self.transformer: nn.Module = GPTNeoModel(inner)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool = False,
+    ) -> Tensor:
         """Return the normalised last states (stimulus, token, unit) for ids (stimulus, token), padding on the right.
+
+        ``position_ids``, ``past_key_values`` (a `transformers.Cache`) and ``use_cache`` are those of transformers' models.
 
         Raises
         ------
         InputError
             A sequence is longer than the context.
         """
-        if input_ids.shape[1] > self.config.context:
-            raise InputError(f"a sequence has {input_ids.shape[1]} tokens, this GPT-Neo takes {self.config.context}")
-        output = self.transformer(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        highest = input_ids.shape[1] - 1 if position_ids is None else int(position_ids.max())
+        if highest >= self.config.context:
+            raise InputError(f"a sequence has {highest + 1} tokens, this GPT-Neo takes {self.config.context}")
+        output = self.transformer(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+            past_key_values=past_key_values, use_cache=use_cache,
+        )  # fmt: skip
         states: Tensor = output.last_hidden_state
         return states
 

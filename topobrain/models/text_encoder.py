@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 
 from topobrain._checks import InputError
 from topobrain.models.torch_model import Encoded
+
+WORD = re.compile(r"\S+")
 
 
 def words_of_text(text: str) -> np.ndarray:
@@ -29,18 +33,10 @@ def words_of_tokens(text: str, offsets: Sequence[tuple[int, int]], special: Sequ
     >>> words_of_tokens("Go home.", [(0, 0), (0, 2), (2, 7), (7, 8)], [1, 0, 0, 0]).tolist()
     [-1, 0, 1, 1]
     """
-    characters = words_of_text(text)
-    word = np.full(len(offsets), -1)
-    for index, (start, stop) in enumerate(offsets):
-        if special[index]:
-            continue
-        inside = characters[start:stop]
-        own = inside[inside >= 0]
-        if own.size == 0:
-            own = characters[start:][characters[start:] >= 0]
-        if own.size:
-            word[index] = own[0]
-    return word
+    ends = [match.end() for match in WORD.finditer(text)]
+    n_words = len(ends)
+    found = [bisect.bisect_right(ends, start) for start, _ in offsets]
+    return np.array([-1 if skip or n == n_words else n for n, skip in zip(found, special, strict=True)], dtype=np.int64)
 
 
 class TextEncoder:

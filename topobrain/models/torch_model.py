@@ -152,10 +152,24 @@ class TorchModel:
         InputError
             A layer whose output does not fit its sheet or the tokens.
         """
+        return self.record_encoded(self.encoded(stimuli), layers)
+
+    def record_encoded(self, batch: Encoded, layers: Sequence[str], **options: Any) -> Recording:
+        """Return the activations of some layers for a batch that is encoded already; `record` says the rest.
+
+        Parameters
+        ----------
+        batch
+            Inputs of the module and the word of each token.
+        layers
+            Layers to record.
+        options
+            Further arguments of the module's forward.
+        """
         for layer in layers:
             if layer not in self.sheets:
                 raise unknown("layer", layer, self.sheets, f"(in model {self.name!r})")
-        inputs, word = self.encoded(stimuli)
+        inputs, word = batch
         caught: dict[str, Tensor] = {}
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
@@ -164,9 +178,9 @@ class TorchModel:
                 _hooked(self.module, {layer: self.paths[layer] for layer in layers}, caught, self.pools)
             )
             if isinstance(inputs, Tensor):
-                self.module(inputs.to(self.device))
+                self.module(inputs.to(self.device), **options)
             else:
-                self.module(**{key: value.to(self.device) for key, value in inputs.items()})
+                self.module(**{key: value.to(self.device) for key, value in inputs.items()}, **options)
         missing = [layer for layer in layers if layer not in caught]
         if missing:
             raise InputError(f"layer {missing[0]!r} of {self.name!r} was not reached in the forward pass")

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from topobrain import __version__
-from topobrain._checks import DataFileError, InputError
+from topobrain._checks import DataFileError, InputError, listed
 from topobrain.alignment import Alignment
 from topobrain.alignment.principal import PrincipalComponents
 from topobrain.alignment.spatial import SpatialAlignment
 from topobrain.encoding import Encoding, Leakage
 from topobrain.encoding.comparison import Comparison
 from topobrain.encoding.partition import Partition
+from topobrain.integration.result import Integration
 from topobrain.results import Result, load_result
 from topobrain.selectivity import Profile, Selectivity
 from topobrain.topography import DistanceCurve, Topography
@@ -36,6 +37,8 @@ TITLES = {
     "alignment": "Few dimensions shared with brain responses",
     "spatial_alignment": "Alignment that depends on where units and voxels lie",
     "principal_components": "Principal components",
+    "integration": "Integration windows of units: how far back they listen",
+    "brain_windows": "Integration windows of brain regions",
     "selectivity": "Selectivity of units, and its topography",
     "profile": "Held-out responses of selected units",
     "topography": "Topography of maps and responses, beside its nulls",
@@ -49,11 +52,20 @@ TITLES = {
 OFTEN_AT_EDGE = 0.1
 """Share of fits with a penalty at the edge of the grid from which on the page says so."""
 
+MOSTLY = 0.5
+"""Share of a layer's units below which the page says how few windows are known."""
+
+ROUNDING = 1e-5
+"""Numerical floor of influence, relative to lag 0, above which the page says so."""
+
 MANY_VOXELS = 20
 """Voxels a region from which on their spread is drawn too."""
 
 MOST_PANELS = 12
 """Regions up to which each gets a panel of its own."""
+
+MOST_LAYERS = 6
+"""Layers whose integration windows are drawn, the first and the last among them; all are in the tables."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +210,8 @@ def _drawn(result: Result) -> Iterator[tuple[Any, str]]:
         )
     elif isinstance(result, Alignment | SpatialAlignment | PrincipalComponents):
         yield from _drawn_components(result)
+    elif isinstance(result, Integration):
+        yield from _drawn_windows(result)
     elif isinstance(result, Selectivity) and any(result.sheet(layer).has_layout for layer in result.layers):
         yield (
             plot.sheet(result, contrast=result.contrasts[0]),
@@ -251,6 +265,42 @@ def _drawn_components(result: Alignment | SpatialAlignment | PrincipalComponents
         )
 
 
+def _drawn_windows(result: Integration) -> Iterator[tuple[Any, str]]:
+    from topobrain import plot
+
+    placed = [layer for layer in result.layers if result.sheet(layer).has_layout]
+    known = any(np.isfinite(result.data[name].values).any() for name in ("c", "width", "yoking"))
+    if placed and known:
+        shown = _spaced(placed)
+        yield (
+            plot.integration_maps(result, layers=shown),
+            f"Windows of all units where they lie ({len(shown)} of {len(result.layers)} layers), Moran's I beside its layout "
+            "null under each map. Grey units are not known.",
+        )
+    shown = _spaced(result.layers)
+    yield (
+        plot.integration_curves(result, layers=shown),
+        f"How the influence of a swapped word falls off ({len(shown)} of {len(result.layers)} layers): medians over reliable "
+        "units, the middle half of them, and the windows fitted.",
+    )
+    if known:
+        yield (
+            plot.integration_depth(result),
+            "Medians over the units whose value is known, with the middle half of them, layer by layer.",
+        )
+    if np.isfinite(result.data["yoking_step"].values).any():
+        yield (
+            plot.yoking_steps(result),
+            "Step of influence from each word to the next. Windows that stop at sentence ends jump up at a first word.",
+        )
+
+
+def _spaced(layers: Sequence[str]) -> list[str]:
+    """Return some layers evenly spaced in depth."""
+    places = np.unique(np.linspace(0, len(layers) - 1, min(MOST_LAYERS, len(layers))).round().astype(int))
+    return [layers[place] for place in places]
+
+
 def _drawn_scores(result: Encoding) -> Iterator[tuple[Any, str]]:
     from topobrain import plot
 
@@ -295,7 +345,9 @@ def _headline(results: Iterable[Result]) -> str:
 
 
 def _warnings(result: Result) -> Iterator[str]:
-    """Yield what a reader of an encoding's scores must be told, a sentence each."""
+    """Yield what a reader of an encoding's scores, or of integration windows, must be told, a sentence each."""
+    if isinstance(result, Integration):
+        yield from _told_of_windows(result)
     if not isinstance(result, Encoding):
         return
     options = result.provenance.get("encoding", {})
@@ -324,6 +376,22 @@ def _warnings(result: Result) -> Iterator[str]:
         if often:
             named = ", ".join(f"{layer} ({share:.0%})" for layer, share in often.items())
             yield f"The {side} penalty of the grid was chosen for more than {OFTEN_AT_EDGE:.0%} of fits in {named}: {meaning}."
+
+
+def _told_of_windows(result: Integration) -> Iterator[str]:
+    if not result.causal:
+        yield "The model reads the words that come after too: its curves have two sides, and no window was fitted."
+        return
+    table = result.summary()
+    few = table["layer"][table["share_known"] < MOSTLY].tolist()
+    if few:
+        yield (
+            f"Fewer than half of the units have a window that is known in {listed(few)}: their curves are too noisy. More "
+            "sequences make them known."
+        )
+    rough = table["layer"][table["floor"] > ROUNDING].tolist()
+    if rough:
+        yield f"Rounding alone changes units by more than {ROUNDING:g} of the change at the swapped word in {listed(rough)}."
 
 
 def _told_of_leaks(result: Encoding) -> str:

@@ -38,6 +38,18 @@ from topobrain.stats.group_tests import (
     percentile_interval,
     sign_flip_test,
 )
+from topobrain.stats.integration_windows import (
+    InfluenceSums,
+    LagWindow,
+    WindowFit,
+    WindowWidth,
+    fit_windows,
+    identifiable,
+    window_curve,
+    window_width,
+    yoking_index,
+    yoking_steps,
+)
 from topobrain.stats.islands import Islands, island_layout_null, island_morans_i
 from topobrain.stats.label_permutations import (
     PermutedT,
@@ -153,6 +165,16 @@ from topobrain.stats.variance_partitioning import (
 )
 
 __all__ = [
+    "InfluenceSums",
+    "LagWindow",
+    "WindowFit",
+    "WindowWidth",
+    "fit_windows",
+    "identifiable",
+    "window_curve",
+    "window_width",
+    "yoking_index",
+    "yoking_steps",
     "PUBLISHED_TTESTS",
     "BandedFit",
     "Clusters",

@@ -1,0 +1,1 @@
+"""Integration windows: how far back each unit, and each brain region, listens."""

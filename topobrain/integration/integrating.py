@@ -1,0 +1,563 @@
+"""integrate: how far back each unit of a model listens."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import xarray as xr
+
+from topobrain._checks import InputError, require_choice, unknown
+from topobrain.activations import sheets_attribute, stimuli_fields, unit_coords
+from topobrain.extract import Precision, warn_of_slow_bf16
+from topobrain.integration.reading import (
+    Direction,
+    Reading,
+    Row,
+    blocks_of_sequences,
+    find_direction,
+    pick_reader,
+)
+from topobrain.integration.result import MAPS, RELIABLE, Integration
+from topobrain.integration.swaps import Swaps, make_swaps
+from topobrain.models.protocol import Model
+from topobrain.selectivity.result import SPATIAL
+from topobrain.sheet import Sheet
+from topobrain.stats.integration_windows import (
+    FORMS,
+    SKIPPED,
+    InfluenceSums,
+    LagWindow,
+    Normalise,
+    choose_form,
+    fit_windows,
+    group_of_sequences,
+    identifiable,
+    split_half,
+    split_half_matrix,
+    window_width,
+    yoking_index,
+    yoking_steps,
+)
+from topobrain.stats.morans import morans_i_test
+from topobrain.stats.ridge.memory import parse_memory, readable
+from topobrain.stimuli import StimulusSet
+
+Progress = Callable[[int, int], None]
+SwapRule = Literal["same-tag", "embedding", "probable", "improbable", "random"]
+
+DEFAULT_MEMORY = 2**28
+"""Bytes that sums of influence may take where no bound is given."""
+
+N_HALVES = 10
+"""Random halvings of the sequences that reliability is averaged over."""
+
+SAME = 1e-9
+"""Difference below which two curves are one curve, whatever their correlation, and a map has one value."""
+
+DRAWS_AT_ONCE = 10
+"""Bootstrap draws whose curves are made together."""
+
+FLOOR_SEQUENCES = 32
+"""Sequences of which one swap is read in float32 too, where the rest is read in lower precision."""
+
+FEWEST_LAGS = 3
+
+FEWEST = 4
+"""Sequences below which there are no halves and no parts to hold out."""
+
+
+def integrate(
+    model: Model,
+    sequences: StimulusSet,
+    *,
+    swap: SwapRule | Swaps = "same-tag",
+    masked_model: Any = None,
+    max_lag: int = 20,
+    layers: Sequence[str] | str | None = None,
+    normalise: Normalise = "measured",
+    n_bootstrap: int = 100,
+    n_null: int = 1000,
+    held_out_folds: int = 5,
+    max_se: float = 0.005,
+    precision: Precision = "float32",
+    batch_tokens: int = 2048,
+    max_memory: int | str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Integration:
+    r"""Find out how far back each unit listens, by swapping words and looking how long it notices.
+
+    Every word of every sequence is swapped once. What a swap at word k changes in a unit at word m, averaged over
+    sequences, is :math:`D[k, m]`; the influence curve is the median over measured words of
+    :math:`\theta(\mathrm{lag}) = D[m - \mathrm{lag}, m] / D[m, m]`, to which
+    :math:`c (\mathrm{lag} + 1)^{-a} + (1 - c) e^{-b\,\mathrm{lag}}` is fitted. A causal model is read on from the swapped word
+    only, all swaps of a sequence together; no value is kept for every swap, word and unit.
+
+    Parameters
+    ----------
+    model
+        A model that reads text. If it reads ahead too, curves have lags on both sides and no window is fitted.
+    sequences
+        Texts of equally many words (`load_word_runs`, `load_sentence_sequences`). Where a column ``sentence_words`` gives
+        the words of a sentence, yoking to sentence starts is measured.
+    swap
+        The rule that chooses the words put in (see `make_swaps`), or `Swaps` made before.
+    masked_model
+        The masked language model of the rules ``"probable"`` and ``"improbable"``.
+    max_lag
+        Longest lag, in words.
+    layers
+        Layers to measure (default: all).
+    normalise
+        Divide by the influence of a swap of the measured word itself (``"measured"``, as published), or of the swapped word
+        (``"swapped"``), which takes swaps of unequal size out exactly.
+    n_bootstrap
+        Draws of sequences behind standard errors; 0 for none, and then nothing is masked for noise.
+    n_null
+        Draws of the layout null of each map; 0 for none.
+    held_out_folds
+        Parts of the sequences held out in turn for the choice among exponential, power law and mixture.
+    max_se
+        Standard error of a curve above which its fit counts as unknown.
+    precision
+        As in `extract`. What rounding changes is measured on swaps of words with themselves (and in low precision on a few
+        swaps that are read in float32 too), and taken out.
+    batch_tokens
+        The most tokens a batch (a CPU takes 768 at the most).
+    max_memory
+        What sums of influence may take, in bytes or as text (default ``"256 MiB"``). Sequences are summed in as many groups
+        as fit, and these are what is resampled; the result tells how many.
+    seed
+        Seed of swaps, halves, bootstrap and null.
+    progress
+        Called with (sequences done, sequences in all).
+
+    Returns
+    -------
+    Integration
+
+    Raises
+    ------
+    InputError
+        Sequences of unequal length or shorter than the lags, swaps of other sequences, a word without a token of its own, a
+        memory bound too small, or a model that no swap changes.
+    UnknownNameError
+        A layer that the model does not have.
+
+    References
+    ----------
+    Skrill & Norman-Haignere (2023), Large language models transition from integrating across position-yoked, exponential
+    windows to structure-yoked, power-law windows, NeurIPS 36:638.
+    """
+    chosen = _chosen_layers(model, layers)
+    n_words, sentence_words = _shape_of(sequences)
+    if isinstance(max_lag, int) and max_lag < FEWEST_LAGS:
+        raise InputError(
+            f"max_lag is {max_lag}: three parameters of a window need lags up to {FEWEST_LAGS} words or more"
+        )
+    _check_numbers(n_bootstrap, n_null, held_out_folds, seed)
+    require_choice("normalise", normalise, get_args(Normalise))
+    require_choice("precision", precision, get_args(Precision))
+    if precision == "bf16":
+        warn_of_slow_bf16(model)
+    one_sided = LagWindow(n_words, max_lag, step_lags=_step_lags(sentence_words, n_words, max_lag))
+    if isinstance(swap, Swaps):
+        swaps = swap
+        _require_fit(swaps, sequences, n_words)
+    else:
+        swaps = make_swaps(model, sequences, swap, masked_model=masked_model, seed=seed)
+    reading = Reading(model, chosen, [" ".join(t.split()) for t in sequences.texts], one_sided, precision, batch_tokens)
+    direction = find_direction(reading, _first_rows(swaps, reading.texts, n_words))
+    if not direction.causal:
+        window = LagWindow(n_words, max_lag, two_sided=True)
+        reading = Reading(model, chosen, reading.texts, window, precision, batch_tokens)
+    sheets = {layer: model.sheets[layer] for layer in chosen}
+    sums = _sums(reading.window, len(sequences), sum(sheet.n_units for sheet in sheets.values()), max_memory)
+    _read(reading, swaps, sums, causal=direction.causal, progress=progress)
+    study = _Study(sums, sheets, normalise, direction, sentence_words, seed)
+    found = _measured(study, n_bootstrap=n_bootstrap, n_null=n_null, folds=held_out_folds, max_se=max_se)
+    options = {
+        "max_lag": max_lag, "normalise": normalise, "n_bootstrap": n_bootstrap, "n_null": n_null,
+        "held_out_folds": held_out_folds, "max_se": max_se, "precision": precision, "batch_tokens": batch_tokens,
+        "seed": seed, "layers": chosen, "causal": direction.causal, "before_the_swap": direction.before.tolist(),
+        "n_sequences": len(sequences), "n_words": n_words, "sentence_words": sentence_words,
+        "n_groups": len(sums.n_sequences), "null": "layout",
+        "swap": {
+            **swaps.provenance, "rule": swaps.rule, "seed": swaps.seed, "sha256": swaps.digest(),
+            "share_of_fallbacks": float(swaps.fallback.mean()),
+        },
+    }  # fmt: skip
+    weights = model.weights_hash() if hasattr(model, "weights_hash") else None
+    provenance = {
+        "model": {"name": model.name, "weights_sha256": weights, **getattr(model, "provenance", {})},
+        "stimuli": stimuli_fields(sequences),
+        "integrate": options,
+    }
+    coords = {
+        "lag": ("lag", reading.window.lags),
+        "form": ("form", np.array(FORMS, dtype=object)),
+        "map": ("map", np.array(MAPS, dtype=object)),
+        "layer_name": ("layer_name", np.array(chosen, dtype=object)),
+        "position": ("position", np.arange(n_words)),
+        **unit_coords(sheets),
+    }
+    attrs = {**sheets_attribute(sheets), **Integration.attributes(provenance)}
+    return Integration(xr.Dataset(found, coords=coords, attrs=attrs))
+
+
+def _chosen_layers(model: Model, layers: Sequence[str] | str | None) -> list[str]:
+    known = list(model.sheets)
+    if layers is None or layers == "all":
+        return known
+    names = [layers] if isinstance(layers, str) else list(layers)
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"layers are one or more different names of {known}; got {names}")
+    for name in names:
+        if name not in known:
+            raise unknown("layer", name, known, f"(in model {model.name!r})")
+    return names
+
+
+def _shape_of(sequences: StimulusSet) -> tuple[int, int]:
+    """Return the words of a sequence and of a sentence (0 without sentence structure), checked."""
+    if not isinstance(sequences, StimulusSet):
+        raise InputError(
+            f"integrate reads a StimulusSet, got {type(sequences).__name__}: load_word_runs() or "
+            "load_sentence_sequences() make one, or StimulusSet(texts)"
+        )
+    counts = np.array([len(text.split()) for text in sequences.texts])
+    if len(set(counts.tolist())) > 1:
+        odd = int(np.flatnonzero(counts != np.bincount(counts).argmax())[0])
+        raise InputError(
+            f"sequences need equally many words: most have {np.bincount(counts).argmax()}, {sequences.ids[odd]!r} has "
+            f"{counts[odd]}"
+        )
+    if len(sequences) < FEWEST:
+        raise InputError(
+            f"{len(sequences)} sequences are too few for halves and held-out parts; {FEWEST} or more are needed"
+        )
+    if "sentence_words" not in sequences.table.columns:
+        return int(counts[0]), 0
+    lengths = set(sequences.column("sentence_words").tolist())
+    if len(lengths) > 1:
+        raise InputError(f"sentences need one length for all sequences; column sentence_words holds {sorted(lengths)}")
+    words = int(next(iter(lengths)))
+    if words and counts[0] % words:
+        raise InputError(f"sequences of {counts[0]} words do not divide into sentences of {words}")
+    return int(counts[0]), words
+
+
+def _step_lags(sentence_words: int, n_words: int, max_lag: int) -> int:
+    """Return the lags that yoking averages over: none without sentences, or with a single one."""
+    if sentence_words < 2 or n_words < 2 * sentence_words:
+        return 0
+    if sentence_words - 2 > max_lag:
+        raise InputError(
+            f"yoking to sentences of {sentence_words} words needs lags up to {sentence_words - 2}, max_lag is {max_lag}"
+        )
+    return sentence_words - 1
+
+
+def _check_numbers(n_bootstrap: int, n_null: int, held_out_folds: int, seed: int) -> None:
+    for name, value in (("n_bootstrap", n_bootstrap), ("n_null", n_null), ("held_out_folds", held_out_folds)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0 or value == 1:
+            raise InputError(f"{name} is 0 for none, or a whole number of 2 or more; got {value!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed is a whole number of 0 or more, got {seed!r}")
+
+
+def _require_fit(swaps: Swaps, sequences: StimulusSet, n_words: int) -> None:
+    if swaps.words.shape != (len(sequences), n_words):
+        raise InputError(
+            f"these swaps are for {swaps.words.shape[0]} sequences of {swaps.words.shape[1]} words, expected "
+            f"{len(sequences)} of {n_words}"
+        )
+    given = np.array([text.split() for text in sequences.texts], dtype=object)
+    other = np.argwhere(given != swaps.originals)
+    if other.size:
+        s, k = other[0]
+        raise InputError(
+            f"these swaps are for other sequences: word {k} of {sequences.ids[s]!r} is {given[s, k]!r}, the swaps replace "
+            f"{swaps.originals[s, k]!r}"
+        )
+
+
+def _first_rows(swaps: Swaps, texts: Sequence[str], n_words: int) -> list[Row]:
+    """Return a few swaps, late enough in the sequence for words before them to show whether a model reads ahead."""
+    positions = sorted({n_words // 2, 3 * n_words // 4, n_words - 1})
+    return [
+        Row(s, k, _swapped(texts[s], k, swaps.words[s, k]), True) for s in range(min(2, len(texts))) for k in positions
+    ]
+
+
+def _swapped(text: str, position: int, word: str) -> str:
+    words = text.split(" ")
+    words[position] = word
+    return " ".join(words)
+
+
+def _sums(window: LagWindow, n_sequences: int, n_units: int, max_memory: int | str | None) -> InfluenceSums:
+    """Return empty sums with as many groups as memory allows; in float64 where that leaves a group for every sequence."""
+    bound = parse_memory(max_memory) or DEFAULT_MEMORY
+    if n_sequences * InfluenceSums.bytes_a_group(window, n_units, "float64") <= bound:
+        return InfluenceSums(window, n_sequences, n_units, "float64")
+    each = InfluenceSums.bytes_a_group(window, n_units)
+    n_groups = min(n_sequences, bound // each)
+    if n_groups < FEWEST:
+        raise InputError(
+            f"sums of influence of {n_units} units need {readable(FEWEST * each)} for {FEWEST} groups of sequences, "
+            f"max_memory is {readable(bound)}: give more, or measure fewer layers at a time"
+        )
+    return InfluenceSums(window, int(n_groups), n_units)
+
+
+def _read(reading: Reading, swaps: Swaps, sums: InfluenceSums, *, causal: bool, progress: Progress | None) -> None:
+    """Read every swap once and add up what it changes."""
+    window, n_sequences = reading.window, len(reading.texts)
+    group = group_of_sequences(n_sequences, len(sums.n_sequences))
+    reader = pick_reader(reading, causal=causal)
+    positions = range(0 if window.step_lags else SKIPPED, window.n_words)
+    floor, n_floor = np.zeros(sums.n_units), 0
+    for block in blocks_of_sequences(reading, n_sequences):
+        rows = [Row(s, k, _swapped(reading.texts[s], k, swaps.words[s, k]), True) for s in block for k in positions]
+        # a word swapped with itself, at another place in each sequence: what changes is rounding
+        rows += [Row(s, int(window.measured[s % window.measured.size]), reading.texts[s], False) for s in block]
+        for row, change in reader.changes(block, rows):
+            if row.swapped:
+                sums.add(int(group[row.sequence]), row.position, change)
+            else:
+                floor += change.mean(axis=0)
+                n_floor += 1
+        np.add.at(sums.n_sequences, group[list(block)], 1)
+        if progress is not None:
+            progress(block[-1] + 1, n_sequences)
+    sums.floor = floor / n_floor
+    if reading.precision != "float32":
+        sums.floor = np.maximum(sums.floor, _low_precision_floor(reading, swaps, causal=causal))
+
+
+def _low_precision_floor(reading: Reading, swaps: Swaps, *, causal: bool) -> np.ndarray:
+    """Return what low precision adds to small changes (unit,): the root of the mean square it adds at the longer lags.
+
+    Swapping a word with itself does not show it: equal tokens round equally, and only where something changed a little do
+    rounded values part by more than they should. So a few swaps are read in float32 too.
+    """
+    exact = Reading(reading.model, reading.layers, reading.texts, reading.window, "float32", reading.batch_tokens)
+    last = reading.window.n_words - 1 - reading.window.max_lag
+    sequences = range(min(FLOOR_SEQUENCES, len(reading.texts)))
+    rows = [Row(s, last, _swapped(reading.texts[s], last, swaps.words[s, last]), True) for s in sequences]
+    late = reading.window.max_lag // 2
+    power = []
+    for one in (reading, exact):
+        reader = pick_reader(one, causal=causal)
+        power.append(np.mean([change[-late:] ** 2 for _, change in reader.changes(sequences, rows)], axis=(0, 1)))
+    added: np.ndarray = np.sqrt(np.maximum(power[0] - power[1], 0))
+    return added
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What was summed, and what is to be made of it."""
+
+    sums: InfluenceSums
+    sheets: dict[str, Sheet]
+    normalise: Normalise
+    direction: Direction
+    sentence_words: int
+    seed: int
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.sums.n_sequences)
+
+    @property
+    def forward(self) -> slice:
+        """The lags from 0 on: words after the swapped one."""
+        return slice(self.sums.window.zero, None)
+
+    @property
+    def lags(self) -> np.ndarray:
+        return self.sums.window.lags[self.forward]
+
+    def layer_units(self) -> list[slice]:
+        edges = np.cumsum([0, *(sheet.n_units for sheet in self.sheets.values())])
+        return [slice(start, stop) for start, stop in itertools.pairwise(edges.tolist())]
+
+    def curves(self, weight: np.ndarray | None = None) -> np.ndarray:
+        return self.sums.curves(weight, normalise=self.normalise)
+
+    @property
+    def yoked(self) -> bool:
+        return self.sums.ahead is not None
+
+
+def _measured(study: _Study, *, n_bootstrap: int, n_null: int, folds: int, max_se: float) -> dict[str, Any]:
+    """Return all variables of the result."""
+    theta = study.curves()[0]
+    n_units = theta.shape[1]
+    silent = ~np.isfinite(theta).all(axis=0)
+    if silent.all():
+        raise InputError(
+            "no swap changes any unit at the swapped word itself: is the model's input used, and is the layer a function of "
+            "the words?"
+        )
+    if silent.any():
+        warnings.warn(
+            f"{int(silent.sum())} of {n_units} units do not change with the word they are measured at; they have no curve",
+            stacklevel=3,
+        )
+    forward = theta[study.forward]
+    fit = fit_windows(forward) if study.direction.causal else None
+    width = window_width(forward, study.lags)
+    steps = yoking_steps(study.sums, normalise=study.normalise)[0] if study.yoked else None
+    nothing = np.full(n_units, np.nan)
+    unit = {
+        "a": fit.a if fit else nothing, "b": fit.b if fit else nothing, "c": fit.c if fit else nothing,
+        "r2": fit.r2 if fit else nothing, "width": width.half, "centre": width.centre,
+        "yoking": yoking_index(steps, study.sentence_words) if steps is not None else nothing,
+        "influence": study.sums.sizes()[0] / study.sums.n_sequences.sum(),
+    }  # fmt: skip
+    errors = _bootstrap(study, (fit.a, fit.b) if fit else None, n_bootstrap)
+    unit |= {f"{name}_se": errors[name] for name in MAPS}
+    known = (
+        identifiable(fit.c, errors["theta"][study.forward] if n_bootstrap else None, lags=study.lags, max_se=max_se)
+        if fit
+        else None
+    )
+    reliability, layer_reliability = _reliability(study)
+    unit["reliability"] = reliability
+    bic = np.full((len(FORMS), n_units), np.nan)
+    losses, best = np.full((len(FORMS), n_units), np.nan), np.full(n_units, -1)
+    if fit is not None:
+        bic = np.stack([fit_windows(forward, form=form).bic for form in FORMS])
+        if folds:
+            losses, best = _held_out(study, folds)
+    found: dict[str, Any] = {
+        "theta": (("lag", "unit"), theta),
+        "theta_se": (("lag", "unit"), errors["theta"]),
+        **{name: (("unit",), values) for name, values in unit.items()},
+        **{f"{name}_known": (("unit",), getattr(known, name) if known else np.zeros(n_units, bool)) for name in "abc"},
+        "best_form": (("unit",), best),
+        "bic": (("form", "unit"), bic),
+        "held_out_loss": (("form", "unit"), losses),
+        "layer_reliability": (("layer_name",), layer_reliability),
+        "floor": (("layer_name",), _floor(study)),
+        "yoking_step": (("position", "layer_name"), _layer_steps(study, steps)),
+    }
+    return found | _spatial(study, found, n_null)
+
+
+def _bootstrap(study: _Study, start: tuple[np.ndarray, np.ndarray] | None, n_bootstrap: int) -> dict[str, np.ndarray]:
+    """Return standard errors over draws of sequences: of theta (lag, unit), and of each map (unit,)."""
+    sums = study.sums
+    shape = (sums.window.lags.size, sums.n_units)
+    if not n_bootstrap:
+        return {"theta": np.full(shape, np.nan), **{name: np.full(shape[1], np.nan) for name in MAPS}}
+    rng = np.random.default_rng((study.seed, 1))
+    weight = rng.multinomial(study.n_groups, np.full(study.n_groups, 1 / study.n_groups), size=n_bootstrap)
+    total, square = np.zeros(shape), np.zeros(shape)
+    centre = study.curves()[0]
+    draws = {name: np.full((n_bootstrap, shape[1]), np.nan) for name in MAPS}
+    for first in range(0, n_bootstrap, DRAWS_AT_ONCE):
+        rows = slice(first, min(first + DRAWS_AT_ONCE, n_bootstrap))
+        curves = study.curves(weight[rows])
+        total += (curves - centre).sum(axis=0)
+        square += ((curves - centre) ** 2).sum(axis=0)
+        if study.yoked:
+            draws["yoking"][rows] = yoking_index(
+                yoking_steps(sums, weight[rows], normalise=study.normalise), study.sentence_words
+            )
+        for number, curve in enumerate(curves, start=first):
+            draws["width"][number] = window_width(curve[study.forward], study.lags).half
+            if start is not None:
+                fit = fit_windows(curve[study.forward], starts=start)
+                draws["a"][number], draws["b"][number], draws["c"][number] = fit.a, fit.b, fit.c
+    variance = (square - total**2 / n_bootstrap) / (n_bootstrap - 1)
+    return {"theta": np.sqrt(np.maximum(variance, 0)), **{name: _spread(values) for name, values in draws.items()}}
+
+
+def _spread(draws: np.ndarray) -> np.ndarray:
+    """Return the standard deviation over the draws that have a value; NaN where fewer than half have one."""
+    enough = np.isfinite(draws).sum(axis=0) > max(1, len(draws) // 2)
+    found = np.full(draws.shape[1], np.nan)
+    if enough.any():
+        found[enough] = np.nanstd(draws[:, enough], axis=0, ddof=1)
+    return found
+
+
+def _reliability(study: _Study) -> tuple[np.ndarray, np.ndarray]:
+    """Return split-half reliability of each unit's curve, and of each layer's curves together."""
+    rng, lags = np.random.default_rng((study.seed, 2)), study.sums.window.lags
+    halves = np.zeros((N_HALVES, 2, study.n_groups))
+    for half in halves:
+        half[0, rng.permutation(study.n_groups)[: study.n_groups // 2]] = 1
+        half[1] = 1 - half[0]
+    curves = study.curves(halves.reshape(2 * N_HALVES, -1))
+    units, layers = [], []
+    for first, second in zip(curves[::2], curves[1::2], strict=True):
+        alike = np.abs(first - second).max(axis=0) < SAME  # a curve of zeros has no correlation
+        units.append(np.where(alike, 1.0, split_half(first, second, lags)))
+        layers.append(
+            [
+                1.0 if alike[one].all() else split_half_matrix(first[:, one], second[:, one], lags)
+                for one in study.layer_units()
+            ]
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # units without a curve have no reliability
+        return np.nanmean(units, axis=0), np.nanmean(layers, axis=0)
+
+
+def _held_out(study: _Study, folds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return held-out squared errors (form, unit) of the three forms, and the best of each unit."""
+    n_folds = min(folds, study.n_groups)
+    rng = np.random.default_rng((study.seed, 3))
+    fold = rng.permutation(np.arange(study.n_groups) % n_folds)
+    test = np.stack([(fold == number).astype(float) for number in range(n_folds)])
+    curves = [study.curves(weight)[:, study.forward] for weight in (1 - test, test)]
+    choice = choose_form(*curves)
+    return choice.loss, choice.best
+
+
+def _floor(study: _Study) -> np.ndarray:
+    """Return the largest change without a swap, relative to the median change at a swap (layer,)."""
+    assert study.sums.floor is not None
+    sizes = study.sums.sizes()[0] / study.sums.n_sequences.sum()
+    found = []
+    for units in study.layer_units():
+        typical = float(np.median(sizes[units]))
+        found.append(float(study.sums.floor[units].max()) / typical if typical > 0 else np.nan)
+    return np.array(found)
+
+
+def _layer_steps(study: _Study, steps: np.ndarray | None) -> np.ndarray:
+    """Return the median over units of the yoking step at each word (position, layer)."""
+    if steps is None:
+        return np.full((study.sums.window.n_words, len(study.sheets)), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the first and last words have no step
+        return np.stack([np.nanmedian(steps[:, units], axis=1) for units in study.layer_units()], axis=1)
+
+
+def _spatial(study: _Study, found: dict[str, Any], n_null: int) -> dict[str, Any]:
+    """Return Moran's I of every map beside its layout null, over the units whose value is known."""
+    spatial = np.full((len(SPATIAL), len(MAPS), len(study.sheets)), np.nan)
+    for column, (sheet, units) in enumerate(zip(study.sheets.values(), study.layer_units(), strict=True)):
+        if not sheet.has_layout or not n_null:
+            continue
+        for row, name in enumerate(MAPS):
+            values = np.array(found[name][1][units], dtype=np.float64)
+            if name in "abc":
+                values[~found[f"{name}_known"][1][units]] = np.nan
+            else:
+                values[~(found["reliability"][1][units] >= RELIABLE)] = np.nan
+            keep = np.flatnonzero(np.isfinite(values))
+            if keep.size < 3 or np.ptp(values[keep]) < SAME or not sheet.neighbours()[keep][:, keep].nnz:
+                continue  # too few units are known for a map
+            spatial[:, row, column] = morans_i_test(values, sheet, n_null=n_null, seed=study.seed)
+    return {name: (("map", "layer_name"), spatial[index]) for index, name in enumerate(SPATIAL)}
