@@ -33,9 +33,11 @@ class Integration(UnitResult):
     ``theta theta_se (lag, unit)``: how far a swap changes a unit ``lag`` words later, relative to the swapped word
     itself, and its standard error over sequences. ``a b c (unit)``: the window ``c (lag + 1)**-a + (1 - c) exp(-b lag)``
     that fits it best, with ``a_se b_se c_se`` and ``r2``; ``a_known b_known c_known (unit)`` say whether each can be told
-    at all. ``width (unit)``: the lag, in words, at which the curve is at one half (NaN beyond the last lag), ``centre
-    (unit)`` its centre of mass. ``bic held_out_loss (form, unit)`` compare an exponential, a power law and their mixture;
-    ``best_form (unit)`` is the best on held-out sequences. ``yoking (unit)``: how far windows stop at sentence starts.
+    at all, ``ambiguous (unit)`` whether a fast power law with a slow exponential fits as well as the slow power law with a
+    fast exponential that is given. ``width (unit)``: the lag, in words, at which the curve is at one half (NaN beyond the last
+    lag), ``centre (unit)`` its centre of mass. ``bic held_out_loss (form, unit)`` compare an exponential, a power law and
+    their mixture; ``best_form (unit)`` is the best on held-out sequences. ``yoking (unit)``: how far windows stop at sentence
+    starts.
     ``reliability (unit)``, ``layer_reliability (layer_name)``: split-half over sequences, Spearman-Brown. ``floor
     (layer_name)``: the largest influence at negative lags, 0 for a causal model in float32. ``influence (unit)``: the
     median change at the swapped word. ``morans_i null_mean null_sd z p_layout corrected (map, layer_name)``: each map's
