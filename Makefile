@@ -60,6 +60,7 @@ bench: $(VENV)/.peers ## Speed against peers, ratios of one run (kept in benchma
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.localizer
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.morans
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.alignment
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.integration --sequences 20
 	@$(BIN)/python -m benchmarks.encoding --quick
 	@$(BIN)/python -m benchmarks.extraction --quick --threads 1
 

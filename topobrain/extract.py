@@ -284,10 +284,13 @@ class _Job:
         pooled = []
         for layer in layers:
             values = torch.as_tensor(recording.values[layer]).float()
-            # a token outside every word must not enter, not even as 0 x inf: padding may hold anything
-            inside = torch.as_tensor(word >= 0, device=values.device)
-            values = torch.where(inside[:, :, None], values, torch.zeros((), device=values.device))
-            pooled.append(_pool(values, weights, rows).cpu().numpy())
+            found = _pool(values, weights, rows)
+            if not torch.isfinite(found).all():
+                # a token outside every word must not enter, not even as 0 x inf: padding may hold anything
+                inside = torch.as_tensor(word >= 0, device=values.device)
+                values = torch.where(inside[:, :, None], values, torch.zeros((), device=values.device))
+                found = _pool(values, weights, rows)
+            pooled.append(found.cpu().numpy())
         result = np.concatenate(pooled, axis=1).astype(np.float32, copy=False)
         if not np.isfinite(result).all():
             row, unit = np.argwhere(~np.isfinite(result))[0]
