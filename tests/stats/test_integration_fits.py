@@ -417,3 +417,13 @@ def test_reliability_leaves_out_lag_zero_and_units_without_a_curve():
         windows.split_half(first, second[:, :2])
     with pytest.raises(InputError, match="3 or more"):
         windows.split_half(first[:3], second[:3])
+
+
+def test_a_power_law_that_is_a_delta_has_no_weight():
+    c, a = np.array([0.97, 0.97, 0.03, 0.5]), np.array([10.0, 1.0, 10.0, np.nan])
+    known = windows.identifiable(c, a=a)
+    assert known.c.tolist() == [False, True, True, True]
+    assert known.a.tolist() == [False, True, False, True]
+    assert known.b.tolist() == [False, False, True, True]
+    with pytest.raises(InputError, match="a has shape"):
+        windows.identifiable(c, a=a[:2])

@@ -109,7 +109,9 @@ def measure_windows(study: Study, *, n_bootstrap: int, n_null: int, folds: int, 
     errors = _bootstrap(study, (fit.a, fit.b) if fit else None, n_bootstrap)
     unit |= {f"{name}_se": errors[name] for name in MAPS}
     known = (
-        identifiable(fit.c, errors["theta"][study.forward] if n_bootstrap else None, lags=study.lags, max_se=max_se)
+        identifiable(
+            fit.c, errors["theta"][study.forward] if n_bootstrap else None, a=fit.a, lags=study.lags, max_se=max_se
+        )
         if fit
         else None
     )

@@ -88,10 +88,15 @@ class Identifiable(NamedTuple):
     c: Bool[np.ndarray, " unit"]
 
 
+STEEPEST = 9.99
+"""Exponent from which a power law is at the bound of its fit."""
+
+
 def identifiable(
     c: Shaped[np.ndarray, " unit"],
     theta_se: Shaped[np.ndarray, "lag unit"] | None = None,
     *,
+    a: Shaped[np.ndarray, " unit"] | None = None,
     lags: ArrayLike | None = None,
     low: float = 0.05,
     high: float = 0.95,
@@ -102,12 +107,16 @@ def identifiable(
     Without a power law (c below ``low``) its exponent a is arbitrary, without an exponential (c above ``high``) its rate b;
     and no parameter is known of a unit whose curve is too noisy: the root mean square of its standard errors over lags
     above 0 is over ``max_se``. From a noise of .01 a lag on, interquartile ranges of c reach .03 to .08 and those of b a half
-    of its value; at .03 they are useless for maps.
+    of its value; at .03 they are useless for maps. A power law at the steepest exponent is none: nothing of it is left at lag
+    1, so that it stands for the swapped word alone, an exponential does so as well, and c would weigh the one against the
+    other; neither a nor c is known then.
 
     Parameters
     ----------
     c
         Weight of the power law (unit,), from `fit_windows`. NaN: nothing is known.
+    a
+        Its exponent (unit,), NaN where there is none; None to leave the last rule out.
     theta_se
         Standard errors of the curves (lag, unit), from a bootstrap; None if they have none (an exact curve).
     lags
@@ -141,7 +150,14 @@ def identifiable(
         if not (lag > 0).any():
             raise InputError("theta_se has no lag above 0, and at lag 0 every curve is 1")
         known &= np.sqrt((errors[lag > 0] ** 2).mean(axis=0)) <= max_se  # NaN is not
-    return Identifiable(known & (weight >= low), known & (weight <= high), known)
+    told = known
+    if a is not None:
+        exponent = np.asarray(a, dtype=np.float64)
+        if exponent.shape != weight.shape:
+            raise InputError(f"a has shape {exponent.shape}, expected one exponent for each of {weight.size} units")
+        with np.errstate(invalid="ignore"):
+            told = known & ~((exponent >= STEEPEST) & (weight >= low))
+    return Identifiable(told & (weight >= low), known & (weight <= high), told)
 
 
 def split_half(
