@@ -130,6 +130,23 @@ class TestPlantedWindows:
         told = np.mean([one.data["theta_se"].values for one in found], axis=0)[1:].mean()
         assert 0.75 < told / spread < 1.6
 
+    def test_intervals_of_layers_hold_the_truth_and_shrink_with_sequences(self):
+        planted = window_curve(np.full(30, 0.6), np.full(30, 1.0), np.linspace(0.2, 0.4, 30), np.arange(30))
+        widths = []
+        for n in (8, 80):
+            sequences, swaps = random_words(n, 30, seed=n)
+            found = tb.integrate(
+                KernelModel(planted), sequences, swap=swaps, max_lag=8, max_se=1.0, n_bootstrap=40, n_null=0
+            )
+            low, high = found.layer_interval("units", "c")
+            assert low < 0.3 < high
+            widths.append(high - low)
+        assert widths[1] < 0.6 * widths[0]
+        assert found.layer_interval("units", "c", against="units") == (0, 0)
+        assert np.isnan(found.layer_interval("units", "yoking")).all()
+        with pytest.raises(UnknownNameError, match="cc"):
+            found.layer_interval("units", "cc")
+
     def test_noisy_curves_are_unknown(self):
         sequences, swaps = random_words(6, 40)
         found = tb.integrate(KernelModel(kernel()), sequences, swap=swaps, n_bootstrap=20, n_null=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -106,11 +106,11 @@ def measure_windows(study: Study, *, n_bootstrap: int, n_null: int, folds: int, 
         "yoking": yoking_index(steps, study.sentence_words) if steps is not None else nothing,
         "influence": study.sums.sizes()[0] / study.sums.n_sequences.sum(),
     }  # fmt: skip
-    errors = _bootstrap(study, (fit.a, fit.b) if fit else None, n_bootstrap)
-    unit |= {f"{name}_se": errors[name] for name in MAPS}
+    draws = _bootstrap(study, (fit.a, fit.b) if fit else None, n_bootstrap)
+    unit |= {f"{name}_se": _spread(values) for name, values in draws.maps.items()}
     known = (
         identifiable(
-            fit.c, errors["theta"][study.forward] if n_bootstrap else None, a=fit.a, lags=study.lags, max_se=max_se
+            fit.c, draws.theta_se[study.forward] if n_bootstrap else None, a=fit.a, lags=study.lags, max_se=max_se
         )
         if fit
         else None
@@ -125,7 +125,7 @@ def measure_windows(study: Study, *, n_bootstrap: int, n_null: int, folds: int, 
             losses, best = _held_out(study, folds)
     found: dict[str, Any] = {
         "theta": (("lag", "unit"), theta),
-        "theta_se": (("lag", "unit"), errors["theta"]),
+        "theta_se": (("lag", "unit"), draws.theta_se),
         **{name: (("unit",), values) for name, values in unit.items()},
         "ambiguous": (("unit",), fit.ambiguous if fit else np.zeros(n_units, bool)),
         **{f"{name}_known": (("unit",), getattr(known, name) if known else np.zeros(n_units, bool)) for name in "abc"},
@@ -136,15 +136,25 @@ def measure_windows(study: Study, *, n_bootstrap: int, n_null: int, folds: int, 
         "floor": (("layer_name",), _floor(study)),
         "yoking_step": (("position", "layer_name"), _layer_steps(study, steps)),
     }
-    return found | _spatial(study, found, n_null)
+    reliable = reliability >= RELIABLE
+    told = {name: found[f"{name}_known"][1] if name in "abc" else reliable for name in MAPS}
+    found["layer_draws"] = (("map", "draw", "layer_name"), _layer_draws(study, draws, told))
+    return found | _spatial(study, found, told, n_null)
 
 
-def _bootstrap(study: Study, start: tuple[np.ndarray, np.ndarray] | None, n_bootstrap: int) -> dict[str, np.ndarray]:
-    """Return standard errors over draws of sequences: of theta (lag, unit), and of each map (unit,)."""
+class _Draws(NamedTuple):
+    """What draws of sequences give: standard errors of theta (lag, unit), and each map of every draw (draw, unit)."""
+
+    theta_se: np.ndarray
+    maps: dict[str, np.ndarray]
+
+
+def _bootstrap(study: Study, start: tuple[np.ndarray, np.ndarray] | None, n_bootstrap: int) -> _Draws:
+    """Draw groups of sequences with replacement, and make curves, windows, widths and yoking of each draw."""
     sums = study.sums
     shape = (sums.window.lags.size, sums.n_units)
     if not n_bootstrap:
-        return {"theta": np.full(shape, np.nan), **{name: np.full(shape[1], np.nan) for name in MAPS}}
+        return _Draws(np.full(shape, np.nan), {name: np.full((0, shape[1]), np.nan) for name in MAPS})
     rng = np.random.default_rng((study.seed, 1))
     weight = rng.multinomial(study.n_groups, np.full(study.n_groups, 1 / study.n_groups), size=n_bootstrap)
     total, square = np.zeros(shape), np.zeros(shape)
@@ -165,7 +175,22 @@ def _bootstrap(study: Study, start: tuple[np.ndarray, np.ndarray] | None, n_boot
                 fit = fit_windows(curve[study.forward], starts=start)
                 draws["a"][number], draws["b"][number], draws["c"][number] = fit.a, fit.b, fit.c
     variance = (square - total**2 / n_bootstrap) / (n_bootstrap - 1)
-    return {"theta": np.sqrt(np.maximum(variance, 0)), **{name: _spread(values) for name, values in draws.items()}}
+    return _Draws(np.sqrt(np.maximum(variance, 0)), draws)
+
+
+def _layer_draws(study: Study, draws: _Draws, told: dict[str, np.ndarray]) -> np.ndarray:
+    """Return each layer's median over the units whose value is known, in every draw (map, draw, layer)."""
+    found = np.full((len(MAPS), len(draws.maps["c"]), len(study.sheets)), np.nan)
+    for row, name in enumerate(MAPS):
+        for column, units in enumerate(study.layer_units()):
+            values = draws.maps[name][:, units][:, told[name][units]]
+            if values.size:
+                with warnings.catch_warnings():
+                    warnings.simplefilter(
+                        "ignore", RuntimeWarning
+                    )  # a map that does not exist has no value in any draw
+                    found[row, :, column] = np.nanmedian(values, axis=1)
+    return found
 
 
 def _spread(draws: np.ndarray) -> np.ndarray:
@@ -231,7 +256,7 @@ def _layer_steps(study: Study, steps: np.ndarray | None) -> np.ndarray:
         return np.stack([np.nanmedian(steps[:, units], axis=1) for units in study.layer_units()], axis=1)
 
 
-def _spatial(study: Study, found: dict[str, Any], n_null: int) -> dict[str, Any]:
+def _spatial(study: Study, found: dict[str, Any], told: dict[str, np.ndarray], n_null: int) -> dict[str, Any]:
     """Return Moran's I of every map beside its layout null, over the units whose value is known."""
     spatial = np.full((len(SPATIAL), len(MAPS), len(study.sheets)), np.nan)
     for column, (sheet, units) in enumerate(zip(study.sheets.values(), study.layer_units(), strict=True)):
@@ -239,10 +264,7 @@ def _spatial(study: Study, found: dict[str, Any], n_null: int) -> dict[str, Any]
             continue
         for row, name in enumerate(MAPS):
             values = np.array(found[name][1][units], dtype=np.float64)
-            if name in "abc":
-                values[~found[f"{name}_known"][1][units]] = np.nan
-            else:
-                values[~(found["reliability"][1][units] >= RELIABLE)] = np.nan
+            values[~told[name][units]] = np.nan
             keep = np.flatnonzero(np.isfinite(values))
             if keep.size < 3 or np.ptp(values[keep]) < SAME or not sheet.neighbours()[keep][:, keep].nnz:
                 continue  # too few units are known for a map

@@ -43,6 +43,9 @@ class Integration(UnitResult):
     median change at the swapped word. ``morans_i null_mean null_sd z p_layout corrected (map, layer_name)``: each map's
     Moran's I beside its layout null, over the units whose value is known.
 
+    ``layer_draws (map, draw, layer_name)``: the median over the units of a layer whose value is known, in every draw of
+    sequences; `layer_interval` gives its middle 95 %.
+
     Values that do not apply are NaN: yoking without sentences, a fitted window for a model that reads both ways.
     """
 
@@ -116,6 +119,30 @@ class Integration(UnitResult):
         if layer not in self.layers:
             raise unknown("layer", layer, self.layers)
         return {one: float(self.data[one].sel(map=name, layer_name=layer)) for one in SPATIAL}
+
+    def layer_interval(self, layer: str, name: str, against: str | None = None) -> tuple[float, float]:
+        """Return the middle 95 % of a layer's median over draws of sequences, or of its difference from another layer's.
+
+        Parameters
+        ----------
+        layer, name
+            The layer and the map.
+        against
+            Another layer, whose median is subtracted draw by draw.
+        """
+        for one in (layer, against or layer):
+            if one not in self.layers:
+                raise unknown("layer", one, self.layers)
+        if name not in MAPS:
+            raise unknown("map", name, MAPS)
+        draws = np.asarray(self.data["layer_draws"].sel(map=name, layer_name=layer).values)
+        if against is not None:
+            draws = draws - np.asarray(self.data["layer_draws"].sel(map=name, layer_name=against).values)
+        draws = draws[np.isfinite(draws)]
+        if not draws.size:
+            return np.nan, np.nan
+        low, high = np.percentile(draws, [2.5, 97.5])
+        return float(low), float(high)
 
     def summary(self) -> pd.DataFrame:
         """Return a row a layer: medians over units whose value is known, their quartiles for c, and Moran's I of c."""

@@ -1,6 +1,7 @@
 """Plots of results: ``(result, ax=None, **look) -> Axes``. They draw what a result holds; they never save, never train."""
 
 from topobrain.plot.alignment import alignment_scores, spatial_alignment
+from topobrain.plot.brain_windows import brain_windows
 from topobrain.plot.comparison import comparison, leakage
 from topobrain.plot.cortex import montage, surface
 from topobrain.plot.integration import integration_curves, integration_depth, yoking_steps
@@ -15,6 +16,7 @@ from topobrain.plot.window_maps import integration_maps
 
 __all__ = [
     "alignment_scores",
+    "brain_windows",
     "comparison",
     "components",
     "distance_curve",

@@ -21,6 +21,8 @@ from topobrain.alignment.spatial import SpatialAlignment
 from topobrain.encoding import Encoding, Leakage
 from topobrain.encoding.comparison import Comparison
 from topobrain.encoding.partition import Partition
+from topobrain.integration.brain_kernels import CLOCKS
+from topobrain.integration.brain_result import BrainWindows, variable
 from topobrain.integration.result import Integration
 from topobrain.results import Result, load_result
 from topobrain.selectivity import Profile, Selectivity
@@ -51,6 +53,9 @@ TITLES = {
 
 OFTEN_AT_EDGE = 0.1
 """Share of fits with a penalty at the edge of the grid from which on the page says so."""
+
+LEVEL = 0.05
+"""Family-wise p up to which a brain region's window counts as wider than none."""
 
 MOSTLY = 0.5
 """Share of a layer's units below which the page says how few windows are known."""
@@ -212,6 +217,8 @@ def _drawn(result: Result) -> Iterator[tuple[Any, str]]:
         yield from _drawn_components(result)
     elif isinstance(result, Integration):
         yield from _drawn_windows(result)
+    elif isinstance(result, BrainWindows):
+        yield from _drawn_brain_windows(result)
     elif isinstance(result, Selectivity) and any(result.sheet(layer).has_layout for layer in result.layers):
         yield (
             plot.sheet(result, contrast=result.contrasts[0]),
@@ -295,6 +302,20 @@ def _drawn_windows(result: Integration) -> Iterator[tuple[Any, str]]:
         )
 
 
+def _drawn_brain_windows(result: BrainWindows) -> Iterator[tuple[Any, str]]:
+    from topobrain import plot
+
+    shown = [one for one, r in zip(result.regions, result.data["region_r_delta"].values, strict=True) if np.isfinite(r)]
+    for clock in CLOCKS if len(shown) <= MOST_PANELS else ():
+        if shown and np.isfinite(result.data[f"region_{variable('gain', clock)}"].values).any():
+            yield (
+                plot.brain_windows(result, clock=clock, rois=shown),
+                f"Held-out r with each window over {clock}, by its half width, and of windows chosen inside the training folds "
+                "(cross, with the 95 % intervals of its gain over no memory and of its width). Grey: where the cross would "
+                "lie if no memory were true. The p stands beside the largest gain of all regions.",
+            )
+
+
 def _spaced(layers: Sequence[str]) -> list[str]:
     """Return some layers evenly spaced in depth."""
     places = np.unique(np.linspace(0, len(layers) - 1, min(MOST_LAYERS, len(layers))).round().astype(int))
@@ -345,9 +366,11 @@ def _headline(results: Iterable[Result]) -> str:
 
 
 def _warnings(result: Result) -> Iterator[str]:
-    """Yield what a reader of an encoding's scores, or of integration windows, must be told, a sentence each."""
+    """Yield what a reader of an encoding's scores, or of windows, must be told, a sentence each."""
     if isinstance(result, Integration):
         yield from _told_of_windows(result)
+    if isinstance(result, BrainWindows):
+        yield from _told_of_brain_windows(result)
     if not isinstance(result, Encoding):
         return
     options = result.provenance.get("encoding", {})
@@ -392,6 +415,18 @@ def _told_of_windows(result: Integration) -> Iterator[str]:
     rough = table["layer"][table["floor"] > ROUNDING].tolist()
     if rough:
         yield f"Rounding alone changes units by more than {ROUNDING:g} of the change at the swapped word in {listed(rough)}."
+
+
+def _told_of_brain_windows(result: BrainWindows) -> Iterator[str]:
+    for clock, name in zip(CLOCKS, ("region_p_max", "region_p_max_seconds"), strict=True):
+        p = result.data[name].values
+        if not np.isfinite(p).any():
+            yield f"Windows over {clock}: no null was drawn, so no window is told from none."
+        elif not (p <= LEVEL).any():
+            yield (
+                f"Windows over {clock}: in no region does one predict better than no memory (smallest family-wise p "
+                f"{np.nanmin(p):.3f}); the widths are no more than the highest points of flat profiles."
+            )
 
 
 def _told_of_leaks(result: Encoding) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from topobrain._checks import InputError
 from topobrain.stats.ceiling import spearman_brown
 from topobrain.stats.integration_windows.fitting import ROUNDING, fit_windows
-from topobrain.stats.integration_windows.forms import FORMS, checked_lags, own_lags
+from topobrain.stats.integration_windows.forms import FORMS, HIGHEST, checked_lags, own_lags
 
 HALF = 0.5
 
@@ -88,7 +88,7 @@ class Identifiable(NamedTuple):
     c: Bool[np.ndarray, " unit"]
 
 
-STEEPEST = 9.99
+STEEPEST = HIGHEST - 0.01
 """Exponent from which a power law is at the bound of its fit."""
 
 
