@@ -9,7 +9,7 @@ import matplotlib
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-STORY, MAPS, OWN_LOOP, OWN_MODEL = (
+STORY, MAPS, WINDOWS, OWN_LOOP, OWN_MODEL = (
     block for block in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
 )
 
@@ -54,6 +54,14 @@ def test_maps_beside_their_nulls(store, tiny_models):
     table = names["found"].summary()
     assert set(table["null"]) == {"layout", "labels"}
     assert table["p"].notna().all()
+
+
+@pytest.mark.slow
+def test_windows_on_real_data(real_data):
+    names = {}
+    exec(WINDOWS.replace("n=114", "n=6"), names)
+    assert names["windows"].causal
+    assert names["windows"].summary()["b"].iloc[-1] < names["windows"].summary()["b"].iloc[0]
 
 
 def test_the_loss_in_a_loop_of_ones_own():
