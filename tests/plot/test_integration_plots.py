@@ -48,7 +48,11 @@ def test_every_layer_and_map_has_a_sheet_with_its_values():
 
 def test_scales_are_the_same_for_all_models_unless_the_data_go_beyond():
     axes = tb.plot.integration_maps(yoked(), layers="blocks.0")
-    assert [image.get_clim() for ax in axes[0, :4] for image in ax.images] == [(0, 1), (0, 1.5), (0, 12), (0, 2)]
+    assert [image.get_clim() for ax in axes[0, :3] for image in ax.images] == [(0, 1), (0, 1.5), (0, 12)]
+    widths = np.concatenate([yoked().values(layer, "width") for layer in LAYERS])
+    ends = axes[0, 3].images[0].get_clim()
+    assert ends[0] <= np.percentile(widths, 1) < ends[0] + 0.01
+    assert ends[1] - 0.01 < np.percentile(widths, 99) <= ends[1]
     low, high = axes[0, 4].images[0].get_clim()
     assert low == -high == pytest.approx(-0.08)
     steep = make_integration({"x": (3.21, 4.0, 0.5)})
@@ -59,7 +63,7 @@ def test_scales_are_the_same_for_all_models_unless_the_data_go_beyond():
         "b": (0.0, 12.0)
     }  # one in 601 units
     silent = make_integration(unreliable=24)
-    assert map_limits([silent], ["c", "width", "yoking"]) == {"c": (0, 1), "width": (0, 2), "yoking": (-0.02, 0.02)}
+    assert map_limits([silent], ["c", "width", "yoking"]) == {"c": (0, 1), "width": (0.5, 1.0), "yoking": (-0.02, 0.02)}
 
 
 def test_units_that_are_not_known_are_grey_and_it_is_said():

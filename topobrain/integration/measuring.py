@@ -35,6 +35,9 @@ N_HALVES = 10
 SAME = 1e-9
 """Difference below which two curves are one curve, whatever their correlation, and a map has one value."""
 
+KNOWN_SHARE = 0.25
+"""Share of a sheet's units whose value must be known for a map: of scattered units few neighbours are left."""
+
 DRAWS_AT_ONCE = 10
 """Bootstrap draws whose curves are made together."""
 
@@ -266,7 +269,8 @@ def _spatial(study: Study, found: dict[str, Any], told: dict[str, np.ndarray], n
             values = np.array(found[name][1][units], dtype=np.float64)
             values[~told[name][units]] = np.nan
             keep = np.flatnonzero(np.isfinite(values))
-            if keep.size < 3 or np.ptp(values[keep]) < SAME or not sheet.neighbours()[keep][:, keep].nnz:
+            few = keep.size < max(3, KNOWN_SHARE * values.size)
+            if few or np.ptp(values[keep]) < SAME or not sheet.neighbours()[keep][:, keep].nnz:
                 continue  # too few units are known for a map
             spatial[:, row, column] = morans_i_test(values, sheet, n_null=n_null, seed=study.seed)
     return {name: (("map", "layer_name"), spatial[index]) for index, name in enumerate(SPATIAL)}

@@ -40,8 +40,11 @@ NARROW_NAMES = {
 RANGES = {"c": (0.0, 1.0), "a": (0.0, 1.5), "b": (0.0, 12.0)}
 """Ends of the colour scales, the same for all models, unless more than 1 % of the units lie beyond."""
 
-LEAST_WIDTH, LEAST_YOKING = 2.0, 0.02
-"""The scales of width and yoking reach at least so far: maps in which nothing differs stay plain."""
+LEAST_WIDTH, LEAST_YOKING = 0.02, 0.02
+"""The scale of width is at least so long, that of yoking reaches so far: maps in which nothing differs stay plain."""
+
+STEEPEST = 10
+"""Bound of the exponent in fits."""
 
 PLAIN_STEPS = (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10)
 """Ends of a scale, times a power of ten."""
@@ -87,7 +90,7 @@ def integration_maps(
         Of ``"c"``, ``"a"``, ``"b"``, ``"width"`` and ``"yoking"``; by default all that this result has.
     limits
         Map -> ends of its colour scale, as from `map_limits` of several results. By default c runs from 0 to 1, a to 1.5,
-        b to 12, unless the data go beyond; width from 0 and yoking evenly round 0.
+        b to 12, unless the data go beyond; width over nearly all of its values, yoking evenly round 0.
     legend
         Say what is grey (on a figure of its own: below the maps).
     title
@@ -274,22 +277,32 @@ def map_limits(results: Iterable[Integration], maps: Sequence[str] = SHOWN) -> d
     -------
     dict
         Map -> (low, high): c from 0 to 1, a to 1.5, b to 12, or further where more than 1 % of the known units of these
-        results lie beyond; width from 0 to its 99th percentile, yoking evenly round 0.
+        results lie beyond; width from its 1st to its 99th percentile, yoking evenly round 0.
     """
     every = list(results)
     limits = {}
     for name in maps:
         found = np.concatenate([one.values(layer, name) for one in every for layer in one.layers])  # type: ignore[arg-type]
         found = np.abs(found[np.isfinite(found)])
+        if name == "width":
+            limits[name] = _width_limits(found)
+            continue
         end = float(np.percentile(found, 99)) if found.size else 0.0
         if name == "yoking":
             limits[name] = (-_rounded_up(max(end, LEAST_YOKING)), _rounded_up(max(end, LEAST_YOKING)))
-        elif name == "width":
-            limits[name] = (0.0, _rounded_up(max(end, LEAST_WIDTH)))
         else:
             low, high = RANGES[name]
             limits[name] = (low, high if end <= high else _rounded_up(end))
     return limits
+
+
+def _width_limits(found: np.ndarray) -> tuple[float, float]:
+    """Return hundredths of a word that hold nearly all widths: half a word is no memory, so a scale from 0 would hide all."""
+    if not found.size:
+        return 0.5, 1.0
+    low, high = np.percentile(found, [1, 99])
+    first = float(np.floor(100 * low + 1e-9) / 100)
+    return first, max(float(np.ceil(100 * high - 1e-9) / 100), round(first + LEAST_WIDTH, 2))
 
 
 def _rounded_up(value: float) -> float:
@@ -413,6 +426,9 @@ def grey_words(result: Integration, maps: Sequence[str]) -> str:
     fitted = [one for one in ("c", "a", "b") if one in maps]
     if "a" in maps:
         said.append(f"a where c < {FIT_KNOWN_FROM}")
+    if "a" in maps or "c" in maps:
+        both = _joined([one for one in ("a", "c") if one in maps])
+        said.append(f"{both} where a is at its bound of {STEEPEST:g}")
     if "b" in maps:
         said.append(f"b where c > {FIT_KNOWN_TO}")
     if fitted:
