@@ -219,6 +219,23 @@ class TestRealModels:
         for change in WholeReader(reading).changes(range(2), rows):
             assert np.allclose(change.values, found[change.row.text], atol=1e-5)
 
+    def test_a_module_that_makes_nothing_of_kept_keys_is_read_whole(self, stories, runs):
+        class Forgets(GPT):
+            def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, use_cache=False):
+                super().forward(input_ids, position_ids=None, past_key_values=past_key_values if use_cache else None)
+                return super().forward(input_ids)
+
+        torch.manual_seed(0)
+        tokenizer = stories.encode.tokenizer
+        module = Forgets(GPTConfig.tiny(len(tokenizer), context=256)).eval()
+        model = wrap_gpt("forgets", module, tokenizer, device="cpu")
+        with pytest.warns(UserWarning, match="cannot read on from what it read before"):
+            found = tb.integrate(model, runs, max_lag=5, **QUICK)
+        plain = GPT(module.config).eval()
+        plain.load_state_dict(module.state_dict())
+        expected = tb.integrate(wrap_gpt("plain", plain, tokenizer, device="cpu"), runs, max_lag=5, **QUICK)
+        assert np.allclose(found.data["theta"], expected.data["theta"], atol=1e-4, equal_nan=True)
+
     def test_words_of_several_tokens_are_averaged(self, stories, runs):
         swaps = tb.make_swaps(stories, runs, "random")
         row = Row(0, 6, swaps.texts(0)[6], True)
@@ -322,13 +339,16 @@ def _no_warning():
     return contextlib.nullcontext()
 
 
+BOUND = 5 * 4 * 4 * (9 * 20 + 30) + 1
+"""Bytes of five groups of four units, nine lags, twenty places and thirty words."""
+
+
 class TestMemory:
     def test_fewer_groups_give_the_same_curves(self):
         sequences, swaps = random_words(12, 30)
         options = {"swap": swaps, "max_lag": 8, **QUICK}
         full = tb.integrate(KernelModel(kernel(30)), sequences, **options)
-        bound = 5 * 4 * 4 * (9 * 20 + 30) + 1
-        small = tb.integrate(KernelModel(kernel(30)), sequences, max_memory=bound, **options)
+        small = tb.integrate(KernelModel(kernel(30)), sequences, max_memory=BOUND, **options)
         assert full.provenance["integrate"]["n_groups"] == 12
         assert small.provenance["integrate"]["n_groups"] == 5
         assert np.allclose(full.data["theta"], small.data["theta"], atol=1e-5)
@@ -337,6 +357,11 @@ class TestMemory:
         sequences, swaps = random_words(12, 30)
         with pytest.raises(InputError, match=r"need .* for 4 groups of sequences, max_memory is .*fewer layers"):
             tb.integrate(KernelModel(kernel(30)), sequences, swap=swaps, max_lag=8, max_memory=2000, **QUICK)
+
+    def test_few_groups_are_warned_of(self):
+        sequences, swaps = random_words(12, 30)
+        with pytest.warns(UserWarning, match="12 sequences are summed in 5 groups"):
+            tb.integrate(KernelModel(kernel(30)), sequences, swap=swaps, max_lag=8, max_memory=BOUND, **QUICK)
 
 
 class TestBadInput:
@@ -352,6 +377,23 @@ class TestBadInput:
     def test_too_few_sequences(self, stories, runs):
         with pytest.raises(InputError, match="3 sequences are too few"):
             tb.integrate(stories, runs.take(range(3)), max_lag=5)
+
+    def test_what_is_no_model(self, runs):
+        for given in ("gpt2", None):
+            with pytest.raises(InputError, match=r"integrate reads a model, got .*load_model"):
+                tb.integrate(given, runs, max_lag=5)
+
+    @pytest.mark.parametrize("words", [6.5, -6, "a", None])
+    def test_sentences_of_no_whole_number_of_words(self, stories, words):
+        sequences = tb.StimulusSet(["one two three four five six seven eight"] * 5, {"sentence_words": [words] * 5})
+        with pytest.raises(InputError, match="sentence_words is a whole number"):
+            tb.integrate(stories, sequences, max_lag=4)
+
+    def test_a_model_that_reads_ahead_in_sequences_too_short_for_it(self):
+        model = tb.load_model("topoformer-tiny", weights="untrained")
+        sequences = tb.load_stimuli("simulated-word-runs", n=5, n_words=40)
+        with pytest.raises(InputError, match=r"reads ahead \(before a swapped word, layer .* max_lag=18 would fit"):
+            tb.integrate(model, sequences)
 
     def test_texts_that_are_no_stimulus_set(self, stories):
         with pytest.raises(InputError, match="reads a StimulusSet, got list"):
@@ -378,6 +420,12 @@ class TestBadInput:
             ({"max_lag": 5, "normalise": "no"}, "normalise"),
             ({"max_lag": 5, "swap": "same-pos"}, "same-tag"),
             ({"max_lag": 5, "precision": "fp8"}, "precision"),
+            ({"max_lag": 5.5}, "max_lag is a whole number"),
+            ({"max_lag": 5, "max_se": "x"}, "max_se is a standard error"),
+            ({"max_lag": 5, "max_se": -1.0}, "max_se is a standard error"),
+            ({"max_lag": 5, "batch_tokens": 0}, "batch_tokens is a whole number"),
+            ({"max_lag": 5, "progress": 3}, "progress is a function"),
+            ({"max_lag": 5, "layers": 3}, "layers are names of"),
         ],
     )
     def test_options(self, stories, runs, options, message):

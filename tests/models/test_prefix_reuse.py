@@ -32,7 +32,7 @@ def model(request, tokenizer) -> TorchModel:
     if request.param == "permuted gpt":
         return wrap_gpt("gpt", GPT(GPTConfig.tiny(n, positions="permuted")).eval(), tokenizer, device="cpu")
     if request.param == "gpt-neo":
-        return wrap_gpt_neo("neo", GPTNeo(GPTNeoConfig.tiny(n, window=64)).eval(), tokenizer, device="cpu")
+        return wrap_gpt_neo("neo", GPTNeo(GPTNeoConfig.tiny(n, window=4)).eval(), tokenizer, device="cpu")
     if request.param == "gpt-2":
         config = GPT2Config(vocab_size=n, n_embd=48, n_layer=3, n_head=4, n_positions=128)
         return wrap_transformer("gpt2", GPT2Model(config).eval(), tokenizer, device="cpu")
@@ -105,7 +105,7 @@ def test_a_gpt_refuses_a_mask_that_does_not_cover_what_came_before(tokenizer):
     before = read_beginnings(model, TEXTS, ["embeddings"])
     ids = torch.ones((2, 3), dtype=torch.long)
     with pytest.raises(InputError, match=r"attention_mask has shape \(2, 3\), expected \(2, 7\)"):
-        model.module(ids, attention_mask=torch.ones_like(ids), past_key_values=before.cache([0, 1], 4))
+        model.module(ids, attention_mask=torch.ones_like(ids), past_key_values=before.cache([0, 1], np.array([4, 4])))
 
 
 def test_a_gpt_refuses_positions_beyond_its_context(tokenizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -13,6 +14,8 @@ from topobrain.activations import sheets_attribute, stimuli_fields, unit_coords
 from topobrain.extract import Precision, warn_of_slow_bf16
 from topobrain.integration.measuring import Study, measure_windows
 from topobrain.integration.reading import (
+    Direction,
+    Reader,
     Reading,
     Row,
     blocks_of_sequences,
@@ -38,6 +41,9 @@ SwapRule = Literal["same-tag", "embedding", "probable", "improbable", "random"]
 
 DEFAULT_MEMORY = 2**28
 """Bytes that sums of influence may take where no bound is given."""
+
+FEW_GROUPS = 10
+"""Groups of sequences below which standard errors are rough."""
 
 FLOOR_SEQUENCES = 32
 """Sequences of which one swap is read in float32 too, where the rest is read in lower precision."""
@@ -80,8 +86,8 @@ def integrate(
     model
         A model that reads text. If it reads ahead too, curves have lags on both sides and no window is fitted.
     sequences
-        Texts of equally many words (`load_word_runs`, `load_sentence_sequences`). Where a column ``sentence_words`` gives
-        the words of a sentence, yoking to sentence starts is measured.
+        Texts of equally many words (``load_stimuli("word-runs")``, ``load_stimuli("sentence-sequences")``). Where a column
+        ``sentence_words`` gives the words of a sentence, yoking to sentence starts is measured.
     swap
         The rule that chooses the words put in (see `make_swaps`), or `Swaps` made before.
     masked_model
@@ -133,11 +139,16 @@ def integrate(
     """
     chosen = _chosen_layers(model, layers)
     n_words, sentence_words = _shape_of(sequences)
-    if isinstance(max_lag, int) and max_lag < FEWEST_LAGS:
-        raise InputError(
-            f"max_lag is {max_lag}: three parameters of a window need lags up to {FEWEST_LAGS} words or more"
-        )
+    max_lag = _checked_lag(max_lag)
     _check_numbers(n_bootstrap, n_null, held_out_folds, seed)
+    if isinstance(max_se, bool) or not isinstance(max_se, int | float | np.number) or not max_se >= 0:
+        raise InputError(f"max_se is a standard error of 0 or more, got {max_se!r}")
+    if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int | np.integer) or batch_tokens < 1:
+        raise InputError(f"batch_tokens is a whole number of 1 or more, got {batch_tokens!r}")
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress is a function of (sequences done, sequences in all), got {progress!r}")
+    if isinstance(swap, Swaps) and masked_model is not None:
+        raise InputError("masked_model= chooses words for a rule; these swaps are made already")
     require_choice("normalise", normalise, get_args(Normalise))
     require_choice("precision", precision, get_args(Precision))
     if precision == "bf16":
@@ -149,13 +160,15 @@ def integrate(
     else:
         swaps = make_swaps(model, sequences, swap, masked_model=masked_model, seed=seed)
     reading = Reading(model, chosen, [" ".join(t.split()) for t in sequences.texts], one_sided, precision, batch_tokens)
-    direction = find_direction(reading, _first_rows(swaps, reading.texts, n_words))
+    first = _first_rows(swaps, reading.texts, n_words)
+    direction = find_direction(reading, first)
     if not direction.causal:
-        window = LagWindow(n_words, max_lag, two_sided=True)
+        window = _two_sided(model, chosen, direction, n_words, max_lag)
         reading = Reading(model, chosen, reading.texts, window, precision, batch_tokens)
+    reader = pick_reader(reading, first, causal=direction.causal)
     sheets = {layer: model.sheets[layer] for layer in chosen}
     sums = _sums(reading.window, len(sequences), sum(sheet.n_units for sheet in sheets.values()), max_memory)
-    _read(reading, swaps, sums, causal=direction.causal, progress=progress)
+    _read(reader(reading), swaps, sums, progress)
     study = Study(sums, sheets, normalise, direction, sentence_words, seed)
     found = measure_windows(study, n_bootstrap=n_bootstrap, n_null=n_null, folds=held_out_folds, max_se=max_se)
     options = {
@@ -188,9 +201,13 @@ def integrate(
 
 
 def _chosen_layers(model: Model, layers: Sequence[str] | str | None) -> list[str]:
+    if not hasattr(model, "sheets") or not hasattr(model, "record"):
+        raise InputError(f"integrate reads a model, got {type(model).__name__}: load_model(...) makes one")
     known = list(model.sheets)
     if layers is None or layers == "all":
         return known
+    if not isinstance(layers, str | Sequence):
+        raise InputError(f"layers are names of {known}, got {layers!r}")
     names = [layers] if isinstance(layers, str) else list(layers)
     if not names or len(set(names)) != len(names):
         raise InputError(f"layers are one or more different names of {known}; got {names}")
@@ -204,8 +221,8 @@ def _shape_of(sequences: StimulusSet) -> tuple[int, int]:
     """Return the words of a sequence and of a sentence (0 without sentence structure), checked."""
     if not isinstance(sequences, StimulusSet):
         raise InputError(
-            f"integrate reads a StimulusSet, got {type(sequences).__name__}: load_word_runs() or "
-            "load_sentence_sequences() make one, or StimulusSet(texts)"
+            f"integrate reads a StimulusSet, got {type(sequences).__name__}: load_stimuli('word-runs') or "
+            "load_stimuli('sentence-sequences') makes one, or StimulusSet(texts)"
         )
     counts = np.array([len(text.split()) for text in sequences.texts])
     if len(set(counts.tolist())) > 1:
@@ -223,7 +240,10 @@ def _shape_of(sequences: StimulusSet) -> tuple[int, int]:
     lengths = set(sequences.column("sentence_words").tolist())
     if len(lengths) > 1:
         raise InputError(f"sentences need one length for all sequences; column sentence_words holds {sorted(lengths)}")
-    words = int(next(iter(lengths)))
+    (given,) = lengths
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 0:
+        raise InputError(f"sentence_words is a whole number of words, 0 for runs without sentences; got {given!r}")
+    words = int(given)
     if words and counts[0] % words:
         raise InputError(f"sequences of {counts[0]} words do not divide into sentences of {words}")
     return int(counts[0]), words
@@ -238,6 +258,16 @@ def _step_lags(sentence_words: int, n_words: int, max_lag: int) -> int:
             f"yoking to sentences of {sentence_words} words needs lags up to {sentence_words - 2}, max_lag is {max_lag}"
         )
     return sentence_words - 1
+
+
+def _checked_lag(max_lag: int) -> int:
+    if isinstance(max_lag, bool) or not isinstance(max_lag, int | np.integer):
+        raise InputError(f"max_lag is a whole number of words, got {max_lag!r}")
+    if max_lag < FEWEST_LAGS:
+        raise InputError(
+            f"max_lag is {max_lag}: three parameters of a window need lags up to {FEWEST_LAGS} words or more"
+        )
+    return int(max_lag)
 
 
 def _check_numbers(n_bootstrap: int, n_null: int, held_out_folds: int, seed: int) -> None:
@@ -290,15 +320,34 @@ def _sums(window: LagWindow, n_sequences: int, n_units: int, max_memory: int | s
             f"sums of influence of {n_units} units need {readable(FEWEST * each)} for {FEWEST} groups of sequences, "
             f"max_memory is {readable(bound)}: give more, or measure fewer layers at a time"
         )
+    if n_groups < min(FEW_GROUPS, n_sequences):
+        warnings.warn(
+            f"{n_sequences} sequences are summed in {n_groups} groups, which is all that {readable(bound)} hold: standard errors "
+            "from so few are rough; give more max_memory, or measure fewer layers at a time",
+            stacklevel=3,
+        )
     return InfluenceSums(window, int(n_groups), n_units)
 
 
-def _read(reading: Reading, swaps: Swaps, sums: InfluenceSums, *, causal: bool, progress: Progress | None) -> None:
+def _two_sided(model: Model, layers: Sequence[str], direction: Direction, n_words: int, max_lag: int) -> LagWindow:
+    """Return lags on both sides, or say why they are needed where sequences are too short for them."""
+    try:
+        return LagWindow(n_words, max_lag, two_sided=True)
+    except InputError as error:
+        worst = int(np.argmax(direction.before))
+        raise InputError(
+            f"{model.name!r} reads ahead (before a swapped word, layer {layers[worst]!r} changes by "
+            f"{direction.before[worst]:.1e} of what it changes at it), so lags are taken on both sides: {error}"
+        ) from None
+
+
+def _read(reader: Reader, swaps: Swaps, sums: InfluenceSums, progress: Progress | None) -> None:
     """Read every swap once and add up what it changes."""
+    reading = reader.reading
     window, n_sequences = reading.window, len(reading.texts)
     group = group_of_sequences(n_sequences, len(sums.n_sequences))
-    reader = pick_reader(reading, causal=causal)
-    positions = range(0 if window.step_lags else SKIPPED, window.n_words)
+    # the first word has no blank before it, so that its swap may have another number of tokens
+    positions = range(1 if window.step_lags else SKIPPED, window.n_words)
     floor, n_floor = np.zeros(sums.n_units), 0
     for block in blocks_of_sequences(reading, n_sequences):
         rows = [Row(s, k, _swapped(reading.texts[s], k, swaps.words[s, k]), True) for s in block for k in positions]
@@ -315,23 +364,22 @@ def _read(reading: Reading, swaps: Swaps, sums: InfluenceSums, *, causal: bool, 
             progress(block[-1] + 1, n_sequences)
     sums.floor = floor / n_floor
     if reading.precision != "float32":
-        sums.floor = np.maximum(sums.floor, _low_precision_floor(reading, swaps, causal=causal))
+        sums.floor = np.maximum(sums.floor, _low_precision_floor(reader, swaps))
 
 
-def _low_precision_floor(reading: Reading, swaps: Swaps, *, causal: bool) -> np.ndarray:
+def _low_precision_floor(reader: Reader, swaps: Swaps) -> np.ndarray:
     """Return what low precision adds to small changes (unit,): the root of the mean square it adds at the longer lags.
 
     Swapping a word with itself does not show it: equal tokens round equally, and only where something changed a little do
     rounded values part by more than they should. So a few swaps are read in float32 too.
     """
-    exact = Reading(reading.model, reading.layers, reading.texts, reading.window, "float32", reading.batch_tokens)
+    reading = reader.reading
     last = reading.window.n_words - 1 - reading.window.max_lag
     sequences = range(min(FLOOR_SEQUENCES, len(reading.texts)))
     rows = [Row(s, last, _swapped(reading.texts[s], last, swaps.words[s, last]), True) for s in sequences]
     late = reading.window.max_lag // 2
     power = []
-    for one in (reading, exact):
-        reader = pick_reader(one, causal=causal)
-        power.append(np.mean([change[-late:] ** 2 for _, change in reader.changes(sequences, rows)], axis=(0, 1)))
+    for one in (reader, type(reader)(reading.in_float32())):
+        power.append(np.mean([change[-late:] ** 2 for _, change in one.changes(sequences, rows)], axis=(0, 1)))
     added: np.ndarray = np.sqrt(np.maximum(power[0] - power[1], 0))
     return added

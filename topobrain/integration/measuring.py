@@ -78,6 +78,11 @@ class Study:
         return self.sums.curves(weight, normalise=self.normalise)
 
     @property
+    def widened(self) -> float:
+        """What standard errors of draws of groups are too small by: g groups drawn with replacement spread as g - 1 do."""
+        return float(np.sqrt(self.n_groups / (self.n_groups - 1)))
+
+    @property
     def yoked(self) -> bool:
         """Whether sequences have sentences to be yoked to."""
         return self.sums.ahead is not None
@@ -110,7 +115,7 @@ def measure_windows(study: Study, *, n_bootstrap: int, n_null: int, folds: int, 
         "influence": study.sums.sizes()[0] / study.sums.n_sequences.sum(),
     }  # fmt: skip
     draws = _bootstrap(study, (fit.a, fit.b) if fit else None, n_bootstrap)
-    unit |= {f"{name}_se": _spread(values) for name, values in draws.maps.items()}
+    unit |= {f"{name}_se": study.widened * _spread(values) for name, values in draws.maps.items()}
     known = (
         identifiable(
             fit.c, draws.theta_se[study.forward] if n_bootstrap else None, a=fit.a, lags=study.lags, max_se=max_se
@@ -178,7 +183,7 @@ def _bootstrap(study: Study, start: tuple[np.ndarray, np.ndarray] | None, n_boot
                 fit = fit_windows(curve[study.forward], starts=start)
                 draws["a"][number], draws["b"][number], draws["c"][number] = fit.a, fit.b, fit.c
     variance = (square - total**2 / n_bootstrap) / (n_bootstrap - 1)
-    return _Draws(np.sqrt(np.maximum(variance, 0)), draws)
+    return _Draws(study.widened * np.sqrt(np.maximum(variance, 0)), draws)
 
 
 def _layer_draws(study: Study, draws: _Draws, told: dict[str, np.ndarray]) -> np.ndarray:

@@ -39,9 +39,10 @@ class Integration(UnitResult):
     their mixture; ``best_form (unit)`` is the best on held-out sequences. ``yoking (unit)``: how far windows stop at sentence
     starts.
     ``reliability (unit)``, ``layer_reliability (layer_name)``: split-half over sequences, Spearman-Brown. ``floor
-    (layer_name)``: the largest influence at negative lags, 0 for a causal model in float32. ``influence (unit)``: the
-    median change at the swapped word. ``morans_i null_mean null_sd z p_layout corrected (map, layer_name)``: each map's
-    Moran's I beside its layout null, over the units whose value is known.
+    (layer_name)``: the largest change of a unit where nothing was swapped (rounding, in bfloat16 what it adds to small
+    changes), relative to the median change at a swap. ``influence (unit)``: the median change at the swapped word.
+    ``morans_i null_mean null_sd z p_layout corrected (map, layer_name)``: each map's Moran's I beside its layout null, over
+    the units whose value is known (where a quarter of a layer's or more are).
 
     ``layer_draws (map, draw, layer_name)``: the median over the units of a layer whose value is known, in every draw of
     sequences; `layer_interval` gives its middle 95 %.

@@ -23,18 +23,19 @@ TAKES = ("past_key_values", "position_ids", "attention_mask", "use_cache")
 class _KeptLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of texts that were read before, of which a batch sees chosen rows and tokens."""
 
-    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, n_tokens: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, tokens: Tensor) -> None:
         super().__init__()
-        self.kept_keys, self.kept_values, self.rows, self.n_tokens = keys, values, rows, n_tokens
+        self.kept_keys, self.kept_values, self.rows, self.tokens = keys, values, rows, tokens
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Return the chosen keys and values with new ones after them; nothing is kept, each layer asks only once."""
-        keys, values = (kept[self.rows, :, : self.n_tokens] for kept in (self.kept_keys, self.kept_values))
+        kept = (self.kept_keys, self.kept_values)
+        keys, values = (all_of[self.rows[:, None], :, self.tokens].transpose(1, 2) for all_of in kept)
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
     def get_seq_length(self) -> int:
         """Return how many tokens come before."""
-        return self.n_tokens
+        return int(self.tokens.shape[1])
 
 
 class ReadBeginnings:
@@ -54,11 +55,18 @@ class ReadBeginnings:
         self.pairs = [(layer.keys, layer.values) for layer in cache.layers]
         self.batch, self.recording = batch, recording
 
-    def cache(self, rows: Sequence[int], n_tokens: int) -> Cache:
-        """Return the keys and values of the first ``n_tokens`` tokens of some texts, for one batch."""
+    def cache(self, rows: Sequence[int], starts: np.ndarray) -> Cache:
+        """Return the keys and values of the first ``starts`` tokens (row,) of some texts, for one batch.
+
+        They end at the same place in every row, shorter ones have something before them that is masked: attention that sees
+        a window of tokens counts places, not positions.
+        """
         device = self.pairs[0][0].device
         chosen = torch.as_tensor(list(rows), dtype=torch.long, device=device)
-        return Cache(layers=[_KeptLayer(keys, values, chosen, n_tokens) for keys, values in self.pairs])
+        first = torch.as_tensor(np.asarray(starts), dtype=torch.long, device=device)
+        n_before = int(first.max())
+        tokens = (first[:, None] - n_before + torch.arange(n_before, device=device)).clamp_min(0)
+        return Cache(layers=[_KeptLayer(keys, values, chosen, tokens) for keys, values in self.pairs])
 
 
 def can_reuse_prefix(model: Model) -> bool:
@@ -115,7 +123,7 @@ def read_on(
     first = np.asarray(starts, dtype=np.int64)
     n_before = int(first.max())
     n_new = inputs["input_ids"].shape[1]
-    seen = torch.from_numpy(np.arange(n_before)[None, :] < first[:, None])
+    seen = torch.from_numpy(np.arange(n_before)[None, :] >= n_before - first[:, None])
     mask = torch.cat([seen.to(inputs["attention_mask"].dtype), inputs["attention_mask"]], dim=1)
     positions = torch.from_numpy(first[:, None] + np.arange(n_new)[None, :])
     if n_before == 0:  # nothing comes before any of them
@@ -124,5 +132,5 @@ def read_on(
     positions = torch.where(inputs["attention_mask"] > 0, positions, torch.zeros_like(positions))
     shown = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": positions}
     return model.record_encoded(
-        Encoded(shown, batch.word), layers, past_key_values=before.cache(rows, n_before), use_cache=True
+        Encoded(shown, batch.word), layers, past_key_values=before.cache(rows, first), use_cache=True
     )

@@ -46,6 +46,11 @@ def window_curve(a: Numbers, b: Numbers, c: Numbers, lags: ArrayLike) -> Float[n
     array (lag, unit)
         1 at lag 0. NaN for units without parameters.
 
+    Raises
+    ------
+    InputError
+        Parameters of different numbers of units, or lags that no window has.
+
     References
     ----------
     Skrill & Norman-Haignere (2023), NeurIPS 36:638.
@@ -55,7 +60,14 @@ def window_curve(a: Numbers, b: Numbers, c: Numbers, lags: ArrayLike) -> Float[n
     >>> window_curve(1.0, 1.0, [1.0, 0.0], [0, 1, 3]).round(3).tolist()
     [[1.0, 1.0], [0.5, 0.368], [0.25, 0.05]]
     """
-    power_exponent, rate, weight = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, np.float64)) for x in (a, b, c)))
+    given = [np.atleast_1d(np.asarray(x, np.float64)) for x in (a, b, c)]
+    try:
+        power_exponent, rate, weight = np.broadcast_arrays(*given)
+    except ValueError:
+        a_units, b_units, c_units = (x.size for x in given)
+        raise InputError(
+            f"a is of {a_units} units, b of {b_units}, c of {c_units}: expected one number for all, or one a unit"
+        ) from None
     if weight.ndim != 1:
         raise InputError(f"a, b and c must be numbers, one a unit; they have shape {weight.shape} together")
     lag = checked_lags(lags)[:, None]

@@ -39,7 +39,8 @@ def yoking_steps(
     Returns
     -------
     array (draw, position, unit)
-        NaN at the first word, at words too close to the end, and for units that no swap changes.
+        NaN at the first two words (the first has no blank before it, and its swap may have more tokens), at words too close to
+        the end, and for units that no swap changes.
 
     References
     ----------
@@ -55,9 +56,9 @@ def yoking_steps(
     for draw, count in enumerate(counts):
         ahead = np.tensordot(count, sums.ahead, axes=1)
         own = np.tensordot(count, sums.at_swap, axes=1)
-        size = own if normalise == "swapped" else np.median(own, axis=0)[None]
+        size = own if normalise == "swapped" else np.median(own[1:], axis=0)[None]
         reach = ahead / np.where(size > 0, size, np.nan)
-        found[draw, 1 : last + 1] = (reach[1 : last + 1] - reach[:last]) / lags
+        found[draw, 2 : last + 1] = (reach[2 : last + 1] - reach[1:last]) / lags
     return found
 
 
@@ -72,7 +73,7 @@ def yoking_index(
         There is no second sentence whose first word can be measured.
     """
     n_words = steps.shape[-2]
-    starts = np.arange(sentence_words, n_words - sentence_words + 2, sentence_words)
+    starts = np.arange(sentence_words, n_words - sentence_words + 2, max(sentence_words, 1))
     if sentence_words < 2 or not starts.size:
         raise InputError(
             f"sequences of {n_words} words in sentences of {sentence_words} have no second sentence to measure yoking at"
