@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import topobrain as tb
+from topobrain._checks import InputError
 from topobrain.cli import main
+from topobrain.cli.integration import Integrate
 from topobrain.integration.result import Integration
 
 FAST = ["--n-bootstrap", "4", "--n-null", "9", "--max-lag", "6", "--n-sequences", "6"]
@@ -106,7 +108,7 @@ def test_json_is_one_object_and_layers_are_chosen(here, capsys):
 def test_the_untrained_self_is_a_second_result(here, capsys):
     assert main(arguments("one", *SENTENCES, "--untrained", "--json")) == 0
     printed = capsys.readouterr()
-    assert "--swap embedding makes all swaps equal in size" in printed.err
+    assert "--normalise swapped takes the size of swaps out" in printed.err
     rows = json.loads(printed.out)
     assert [row["model"] for row in rows] == ["one", "one (untrained)"]
     names = [Path(row["result"]).name for row in rows]
@@ -173,3 +175,14 @@ def test_a_model_with_a_tokenizer_reads_words_of_its_own(here, tiny_models, caps
     assert result.layers == list(model.sheets)
     assert not result.causal  # a masked model reads both ways
     assert result.lags.min() == -5
+
+
+def test_candidates_are_a_source_or_a_file(tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("the dog ran\nhome the dog")
+    given = {"model": "m", "data": "d", "out": tmp_path}
+    assert Integrate(**given).given_candidates() is None
+    assert Integrate(**given, candidates=str(words)).given_candidates() == ["dog", "home", "ran", "the"]
+    assert "the" in Integrate(**given, candidates="template").given_candidates()
+    with pytest.raises(InputError, match="--candidates is brown or template or a file"):
+        Integrate(**given, candidates="bron").given_candidates()

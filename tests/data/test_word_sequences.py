@@ -363,6 +363,13 @@ def test_where_there_is_no_brown_the_simulated_set_is_named(store, name):
             "has 0 sentences of exactly 12 words, a sequence needs 5 different ones.*allow more words",
         ),
         (lambda: load_word_runs(source="template", seed=-1), "seed must be a whole number"),
+        (lambda: load_word_runs(source="template", seed="x"), "seed must be a whole number of 0 or more, got 'x'"),
+        (lambda: load_word_runs(source="template", seed=None), "seed must be a whole number of 0 or more, got None"),
+        (lambda: load_sentence_sequences(source="template", seed=2.7), "seed must be a whole number"),
+        (lambda: load_sentence_sequences(source="template", seed=True), "seed must be a whole number"),
+        (lambda: load_word_runs(source="template", punctuation="no"), "punctuation must be True or False, got 'no'"),
+        (lambda: load_word_runs(source="template", allowed=5), "allowed must be a collection of words, got 5"),
+        (lambda: load_word_runs(source="template", allowed=["the", 1]), "allowed must hold words, got 1"),
     ],
 )
 def test_bad_options(call, message):

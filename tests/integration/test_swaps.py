@@ -522,6 +522,9 @@ def test_a_masked_model_without_a_mask(model):
             "sequence 's0000' has 1 tags for its 2 words",
         ),
         (["the dog"], {"candidates": "the cat"}, "candidates must be a collection of words"),
+        (["the dog"], {"candidates": 5}, "candidates must be a collection of words, got 5"),
+        (["the dog"], {"candidates": iter(["big cat"])}, "candidates must be words without white space, got 'big cat'"),
+        (None, {}, "swapped in a StimulusSet or a list of texts, got NoneType"),
         (["the dog"], {"candidates": ["big cat"]}, "candidates must be words without white space, got 'big cat'"),
         (["the dog"], {"candidates": []}, "candidates must be words without white space, got none"),
         (["the dog"], {"candidates": ["zebra"]}, "none of the 0 candidates it knows"),
@@ -553,3 +556,22 @@ def test_swaps_of_ones_own():
         Swaps(words, words.T, "none", 0, np.zeros((1, 2)))
     with pytest.raises(InputError, match=r"words\[0, 1\] is 'b c': expected one word"):
         Swaps(np.array([["a", "b c"]], dtype=object), words, "none", 0, np.zeros((1, 2)))
+    with pytest.raises(InputError, match="words has rows of unequal length"):
+        Swaps([["a"], ["b", "c"]], [["a"], ["b", "c"]], "none", 0, [[0], [0, 0]])
+    for sequence in (1, 99, -1, "a", 0.0):
+        with pytest.raises(InputError, match="these swaps are of 1, 0 to 0"):
+            same.texts(sequence)
+    assert len({same, same}) == 1
+
+
+def test_candidates_may_be_any_iterable(model):
+    expected = make_swaps(model, ["the dog"], "random", candidates=["cat", "dog", "the"])
+    assert (
+        make_swaps(model, ["the dog"], "random", candidates=iter(["cat", "dog", "the"])).digest() == expected.digest()
+    )
+
+
+@pytest.mark.parametrize(("words", "message"), [("dog", "got one string"), (3, "got 3"), (["dog", 1], "texts, got 1")])
+def test_words_whose_tokens_cannot_be_counted(model, words, message):
+    with pytest.raises(InputError, match=message):
+        single_token_words(model, words)

@@ -54,9 +54,29 @@ def test_a_table_adds_up_to_the_product_with_permuted_values(n_rows):
         assert torch.allclose(table[torch.from_numpy(entries)].sum(dim=0), weights @ values[row], atol=1e-10)
 
 
+def test_blocks_are_dealt_at_random():
+    blocks = np.sort(block_orders(449, 1, seed=3).blocks, axis=1)
+    assert (np.diff(blocks, axis=1) > 1).mean() > 0.8  # hardly a row is beside its neighbour in the true order
+
+
+def test_rows_left_over_change_places():
+    orders = block_orders(449, 200, seed=3)
+    assert orders.rest.size == 8
+    given = orders.rows[:, orders.rest]
+    assert np.array_equal(np.sort(given, axis=1), np.tile(np.sort(orders.rest), (200, 1)))
+    assert (given != orders.rest).mean() == pytest.approx(7 / 8, abs=0.04)
+    assert len(np.unique(given, axis=0)) > 190
+
+
 def test_too_few_rows_are_refused():
     with pytest.raises(InputError, match="19 rows cannot be dealt into 20 blocks"):
         block_orders(19, 5, seed=0)
+
+
+@pytest.mark.parametrize("n_permutations", [0, -1, 2.0, True])
+def test_no_permutations_are_refused(n_permutations):
+    with pytest.raises(InputError, match="n_permutations must be a whole number of 1 or more"):
+        block_orders(400, n_permutations, 0)
 
 
 def study(n_rows, n_voxels, seed, signal=0.0):

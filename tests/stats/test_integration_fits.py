@@ -272,6 +272,8 @@ def test_other_lags():
 
 def test_bad_input_of_fits():
     theta = planted(LAYERS)
+    with pytest.raises(InputError, match="a is of 2 units, b of 3, c of 1: expected one number for all, or one a unit"):
+        window_curve([1, 2], [1, 2, 3], 0.5, [0, 1])
     with pytest.raises(InputError, match="2 lags cannot tell the 3 parameters"):
         fit_windows(theta[:2])
     assert fit_windows(theta[:2], form="power").a.shape == (5,)

@@ -386,9 +386,19 @@ def _checked(source: str, punctuation: bool, allowed: Collection[str] | None, se
     for what, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise InputError(f"{what} must be a whole number of at least 1, got {number!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed must be a whole number of 0 or more, got {seed!r}")
+    if not isinstance(punctuation, bool | np.bool_):
+        raise InputError(f"punctuation must be True or False, got {punctuation!r}")
     if isinstance(allowed, str):
         raise InputError("allowed must be a collection of words, got one string; split it into words")
-    words = None if allowed is None else frozenset(str(word).lower() for word in allowed)
+    if allowed is not None and not isinstance(allowed, Iterable):
+        raise InputError(f"allowed must be a collection of words, got {allowed!r}")
+    given = None if allowed is None else list(allowed)
+    for word in given or ():
+        if not isinstance(word, str):
+            raise InputError(f"allowed must hold words, got {word!r}")
+    words = None if given is None else frozenset(word.lower() for word in given)
     return _Options(source, bool(punctuation), words, int(seed))
 
 

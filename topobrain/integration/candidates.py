@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,16 @@ def split_marks(written: str) -> tuple[str, str, str]:
     return (found[1], found[2], found[3]) if found and found[2] else ("", written, "")
 
 
-def single_token_words(model: Model, words: Sequence[str]) -> np.ndarray:
+def as_words(name: str, given: Iterable[str]) -> list[str]:
+    """Return words of any iterable as a list, or raise: one string would be taken apart into letters."""
+    if isinstance(given, str):
+        raise InputError(f"{name} must be a collection of words, got one string; split it into words")
+    if not isinstance(given, Iterable):
+        raise InputError(f"{name} must be a collection of words, got {given!r}")
+    return list(given)
+
+
+def single_token_words(model: Model, words: Iterable[str]) -> np.ndarray:
     """Return which words are one token, with a blank before them, that the model's tokenizer knows (word,).
 
     Parameters
@@ -40,8 +49,17 @@ def single_token_words(model: Model, words: Sequence[str]) -> np.ndarray:
         A model that reads text. For one without a tokenizer (no `TextEncoder`) every word counts as one token.
     words
         Words without white space.
+
+    Raises
+    ------
+    InputError
+        ``words`` is one string or no collection, or holds something that is no text.
     """
-    tokens = count_tokens(model, list(words))
+    given = as_words("words", words)
+    for word in given:
+        if not isinstance(word, str):
+            raise InputError(f"words must be texts, got {word!r}")
+    tokens = count_tokens(model, given)
     return np.asarray((tokens.n_tokens == 1) & ~tokens.unknown)
 
 

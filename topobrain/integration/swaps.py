@@ -1,28 +1,30 @@
 """Which word takes the place of which: one swap at every position of every sequence.
 
 Question answered: what is put where a word was, so that what a unit does later tells how far back it listens? Every rule
-leaves the number of words, and of tokens, as it is: a word is swapped for one of equally many tokens (one, where the
-sequences are made of words that are single tokens). A swap never is the word itself, marks that hang on a word stay on it,
-and everything is drawn from a seed.
+leaves the number of words as it is, and swaps a word for one of equally many tokens (one, where the sequences are made of
+words that are single tokens). Tokens are counted without marks and behind a blank: the first word of a sequence, and a word
+with marks before it, may be cut otherwise, and then its swap may change the number of tokens. A swap never is the word
+itself, marks that hang on a word stay on it, and everything is drawn from a seed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from topobrain._checks import InputError, listed, require_choice
 from topobrain.data.nonwords import stream
 from topobrain.data.word_sequences import SOURCES, tagged_words
-from topobrain.integration.candidates import Candidates, Places, single_token_words, take_apart, word_vectors
+from topobrain.integration.candidates import Candidates, Places, as_words, single_token_words, take_apart, word_vectors
 from topobrain.integration.masked_fills import MaskedFills, find_fills
 from topobrain.models.protocol import Model
 from topobrain.models.torch_model import TorchModel
@@ -53,7 +55,7 @@ RELATIVE_HALF_WIDTH = 0.024
 """Half-width of the window of embedding distances relative to its centre: .003 of .125."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no truth value: swaps are the same by `digest`
 class Swaps:
     """What takes the place of each word.
 
@@ -79,10 +81,10 @@ class Swaps:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shape = np.shape(self.words)
-        if len(shape) != 2 or shape != np.shape(self.originals) or shape != np.shape(self.fallback) or 0 in shape:
+        shape, originals, fallback = (_shape(name, getattr(self, name)) for name in ("words", "originals", "fallback"))
+        if len(shape) != 2 or shape != originals or shape != fallback or 0 in shape:
             raise InputError(
-                f"swaps have shape {shape}, originals {np.shape(self.originals)}, fallback {np.shape(self.fallback)}: "
+                f"swaps have shape {shape}, originals {originals}, fallback {fallback}: "
                 "expected (sequence, position) for all three"
             )
         for name in ("words", "originals"):
@@ -99,6 +101,8 @@ class Swaps:
 
     def texts(self, sequence: int) -> list[str]:
         """Return a sequence once for each of its positions, with the word there swapped, words joined by blanks."""
+        if isinstance(sequence, bool) or not isinstance(sequence, int | np.integer) or not 0 <= sequence < len(self):
+            raise InputError(f"there is no sequence {sequence!r}: these swaps are of {len(self)}, 0 to {len(self) - 1}")
         plain = [str(word) for word in self.originals[sequence]]
         swapped = []
         for position, word in enumerate(self.words[sequence]):
@@ -125,6 +129,13 @@ class Swaps:
         return hashlib.sha256(json.dumps([self.originals.tolist(), self.words.tolist()]).encode()).hexdigest()
 
 
+def _shape(name: str, given: ArrayLike) -> tuple[int, ...]:
+    try:
+        return tuple(np.shape(given))
+    except ValueError:
+        raise InputError(f"{name} has rows of unequal length: expected (sequence, position)") from None
+
+
 def words_of(sequences: StimulusSet | Sequence[str]) -> np.ndarray:
     """Return the words of sequences (sequence, position), as white space separates them.
 
@@ -133,6 +144,11 @@ def words_of(sequences: StimulusSet | Sequence[str]) -> np.ndarray:
     InputError
         There are none, a sequence is no text, or they differ in their number of words.
     """
+    if not isinstance(sequences, Iterable):
+        raise InputError(
+            f"words are swapped in a StimulusSet or a list of texts, got {type(sequences).__name__}: "
+            "load_stimuli('word-runs') makes one"
+        )
     given = [sequences] if isinstance(sequences, str) else list(sequences)
     if not given:
         raise InputError("there is no sequence to swap words in: expected one or more")
@@ -155,7 +171,7 @@ def make_swaps(
     rule: str = "same-tag",
     *,
     masked_model: TorchModel | str | Path | None = None,
-    candidates: Collection[str] | None = None,
+    candidates: Iterable[str] | None = None,
     distance: tuple[float, float] | None = None,
     unknown: str = "raise",
     seed: int = 0,
@@ -258,7 +274,7 @@ def _sentence_words(sequences: StimulusSet | Sequence[str], originals: np.ndarra
 
 
 def _given_candidates(
-    sequences: StimulusSet | Sequence[str], places: Places, candidates: Collection[str] | None
+    sequences: StimulusSet | Sequence[str], places: Places, candidates: Iterable[str] | None
 ) -> tuple[list[str], Mapping[str, Collection[str]], bool]:
     """Return the words that may be swapped in, those of each tag, and whether they come from more than the sequences."""
     source = sequences.provenance.get("source") if isinstance(sequences, StimulusSet) else None
@@ -271,12 +287,11 @@ def _given_candidates(
     if candidates is None:
         corpus = sorted({word for words in by_tag.values() for word in words} if source in SOURCES else set())
         return corpus or sorted({word.lower() for word in places.words}), by_tag, bool(corpus)
-    if isinstance(candidates, str):
-        raise InputError("candidates must be a collection of words, got one string; split it into words")
-    wrong = [word for word in candidates if not isinstance(word, str) or len(word.split()) != 1 or word != word.strip()]
-    if wrong or not len(candidates):
+    given = as_words("candidates", candidates)
+    wrong = [word for word in given if not isinstance(word, str) or len(word.split()) != 1 or word != word.strip()]
+    if wrong or not given:
         raise InputError(f"candidates must be words without white space, got {repr(wrong[0]) if wrong else 'none'}")
-    return list(candidates), by_tag, True
+    return given, by_tag, True
 
 
 def _tags(sequences: StimulusSet | Sequence[str], shape: tuple[int, int]) -> list[str]:

@@ -100,10 +100,12 @@ def block_orders(n_rows: int, n_permutations: int, seed: int) -> BlockOrders:
     Raises
     ------
     InputError
-        Fewer rows than blocks.
+        Fewer rows than blocks, or fewer than one permutation.
     """
     if n_rows < BLOCKS[0]:
         raise InputError(f"{n_rows} rows cannot be dealt into {BLOCKS[0]} blocks")
+    if isinstance(n_permutations, bool) or not isinstance(n_permutations, int | np.integer) or n_permutations < 1:
+        raise InputError(f"n_permutations must be a whole number of 1 or more, got {n_permutations!r}")
     possible = [n for n in BLOCKS if n <= n_rows]
     n_blocks = min(possible, key=lambda n: (n_rows % n, n))
     rng = np.random.default_rng(seed)
