@@ -38,6 +38,17 @@ MOST_TRIES = 8
 """Times as many sequences are drawn, at the most, where some are too long for a model."""
 
 
+# yoking_swap, yoking_normalise: first words are of other kinds than the rest, so swaps there are of another size, and under
+# the published formula even an embedding has a yoking. Swaps of equal embedding distance ("embedding", "measured": the
+# published way) avoid that if every word has one: with a vocabulary of 512 tokens more than a quarter have none. Dividing by
+# each swap's own size is exact for any swap and every vocabulary.
+#
+# single_token: published is every word one token. Here 62 and 619 words of Brown are one (vocabularies of 512 and 2,048
+# tokens), and none and ten of its sentences of twelve words consist of them. So words of any length are read, the mean over
+# their tokens counts, and swaps have as many. First words are shorter than others, which has an effect on yoking: see
+# docs/integration.md. Sentences of six such words do exist (106 for 2,048 tokens).
+
+
 @dataclass(frozen=True)
 class Config:
     """Which models, which sequences, and how windows are measured.
@@ -50,26 +61,40 @@ class Config:
         Models by name, each beside its untrained self.
     recipes
         Topographic causal models to train here (as in `topobrain train`), each beside its twin and its untrained self.
-    size, steps
-        Of the recipes.
+    size
+        Size of the recipes' models.
+    steps
+        Training steps of the recipes (default: each recipe's own).
     models_from
         Folder of the trained models (default: ``out``); the one of `encode_language_network` holds them already.
-    n_runs, run_words
-        Runs of words, and the words of each.
-    n_sequences, n_sentences, sentence_words
+    n_runs
+        Runs of words.
+    run_words
+        Words of each run.
+    n_sequences
         Sequences of sentences of equal length.
+    n_sentences
+        Sentences of each sequence.
+    sentence_words
+        Words of each sentence.
     max_lag
         Longest lag, in words.
-    swap, normalise
-        For runs of words (see `topobrain.integrate`).
-    yoking_swap, yoking_normalise
-        For sequences of sentences.
+    swap
+        How words are swapped in runs of words (see `topobrain.integrate`).
+    normalise
+        What a change in runs of words is divided by (see `topobrain.integrate`).
+    yoking_swap
+        How words are swapped in sequences of sentences.
+    yoking_normalise
+        What a change in sequences of sentences is divided by.
     single_token
         Only sentences of words that are one token for the model.
     out
         Folder of results, tables and the figure.
-    n_bootstrap, n_null
-        Draws of sequences behind standard errors; units in other places behind every map.
+    n_bootstrap
+        Draws of sequences behind standard errors.
+    n_null
+        Draws of units in other places behind every map.
     seed
         Of training, sequences, swaps, bootstrap and null.
     device
@@ -90,16 +115,8 @@ class Config:
     max_lag: int = 20
     swap: SwapRule = "same-tag"
     normalise: Normalise = "measured"
-    # First words are of other kinds than the rest, so swaps there are of another size, and under the published formula even
-    # an embedding has a yoking. Swaps of equal embedding distance ("embedding", "measured": the published way) avoid that if
-    # every word has one: with a vocabulary of 512 tokens more than a quarter have none. Dividing by each swap's own size is
-    # exact for any swap and every vocabulary.
     yoking_swap: SwapRule = "same-tag"
     yoking_normalise: Normalise = "swapped"
-    # Published: every word one token. Here 62 and 619 words of Brown are one (vocabularies of 512 and 2,048 tokens), and none
-    # and ten of its sentences of twelve words consist of them. So words of any length are read, the mean over their tokens
-    # counts, and swaps have as many. First words are shorter than others, which has an effect on yoking: see
-    # docs/integration.md. Sentences of six such words do exist (106 for 2,048 tokens).
     single_token: bool = False
     out: Path = Path("results/integration")
     n_bootstrap: int = 100

@@ -127,6 +127,36 @@ def test_a_map_without_a_null_says_why():
     assert "too few known" in tb.plot.integration_maps(few, maps="c", layers="blocks.0")[0, 0].get_xlabel()
 
 
+def test_equal_to_rounding_does_not_vary_and_hardly_any_known_is_not_equal():
+    result = make_integration({"x": (0.5, 1.0, 0.3)}, morans=np.nan)
+    values = result.data["c"].values
+    values += 1e-11 * np.arange(values.size)
+    assert "does not vary" in tb.plot.integration_maps(result, maps="c")[0, 0].get_xlabel()
+    one = make_integration({"x": (0.5, 1.0, 0.3)}, sheet=Sheet.grid(10, 20), noisy=199, morans=np.nan)
+    under = tb.plot.integration_maps(one, maps="c")[0, 0].get_xlabel()
+    assert "too few known" in under
+    assert "> 99 % grey" in under
+
+
+def test_few_maps_are_no_larger_than_many():
+    for maps, width in (("width", COLUMN_INCHES), (["c", "a"], 3.73)):
+        figure = (axes := tb.plot.integration_maps(make_integration(sheet=Sheet.grid(8, 8)), maps=maps))[0, 0].figure
+        assert figure.get_size_inches()[0] == pytest.approx(width)
+        assert figure.get_size_inches()[1] < 8
+        assert all(ax.get_position().width * figure.get_size_inches()[0] == pytest.approx(1.6) for ax in axes.ravel())
+
+
+def test_the_scale_of_b_leaves_out_layers_at_the_bound():
+    windows = {"embeddings": (1.0, 10.0, 0.5), "block": (1.0, 2.0, 0.5)}
+    result = make_integration(windows)
+    assert map_limits([result], ["b"]) == {"b": (0.0, 12.0)}  # nothing varies
+    block = result.unit_slice("block")
+    result.data["b"].values[block] = np.linspace(1, 2.9, 24)
+    assert map_limits([result], ["b"]) == {"b": (0.0, 3.0)}
+    result.data["b"].values[block] = np.linspace(1, 50, 24)
+    assert map_limits([result], ["b"]) == {"b": (0.0, 12.0)}
+
+
 def test_no_words_run_into_each_other_at_both_widths():
     for width in (COLUMN_INCHES, PAGE_INCHES):
         result = yoked(unreliable=2, noisy=2, sheet=Sheet.grid(8, 12))
@@ -220,7 +250,9 @@ def test_medians_quartiles_and_fits_are_those_of_reliable_units():
     assert np.allclose(fit.get_ydata(), np.median(window(a, b, c, fit.get_xdata()), axis=1))
     assert BAND in ax.get_legend_handles_labels()[1]
     assert ax.get_xlabel() == "lag (words)"
-    assert "best: mixture (" in ax.get_title()
+    assert "best on held-out sequences: mixture (75 %)" in ax.get_title()
+    narrow = tb.plot.integration_curves(result)[1]
+    assert narrow.get_title().endswith("\nheld out: mixture (75 %)")
 
 
 def test_controls_stand_beside_in_their_colours():
@@ -275,6 +307,8 @@ def test_medians_over_known_units_run_over_depth():
     ends = sorted(float(y) for group in axes[0].collections for seg in group.get_segments() for y in seg[:, 1])
     assert np.nanpercentile(result.values("blocks.2", "c"), 75) == pytest.approx(ends[-1])
     assert [tick.get_text() for tick in axes[0].get_xticklabels()] == ["0", "1", "2"]
+    (legend,) = axes[0].figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["topolm-tiny", BAND, "untrained"]
 
 
 def test_layers_of_which_little_is_known_are_pale():
@@ -329,7 +363,7 @@ def test_depth_that_cannot_be_drawn_is_told(results, options, told):
 def test_steps_stand_at_their_words_with_sentence_starts_marked():
     result = yoked()
     ax = tb.plot.yoking_steps(result)
-    drawn = line(ax, "layer 2")
+    drawn = line(ax, "layer 2: yoking .070")
     steps = dict(zip(drawn.get_xdata(), drawn.get_ydata(), strict=True))
     assert {at: round(float(steps[at]), 4) for at in (11, 12, 13, 24, 36, 48)} == {
         11: -0.001, 12: 0.07, 13: -0.001, 24: 0.07, 36: 0.07, 48: 0.07,
@@ -337,7 +371,20 @@ def test_steps_stand_at_their_words_with_sentence_starts_marked():
     starts = [one.get_xdata()[0] for one in ax.lines if one.get_linestyle() == ":"]
     assert starts == [12, 24, 36, 48]
     assert STARTS in ax.get_legend_handles_labels()[1]
-    assert len({to_hex(line(ax, f"layer {i}").get_color()) for i in range(3)}) == 3
+    assert list(ax.get_xticks()) == starts
+    names = [f"layer {i}: yoking {at}" for i, at in enumerate((".000", ".030", ".070"))]
+    assert len({to_hex(line(ax, name).get_color()) for name in names}) == 3
+
+
+def test_layers_are_named_with_their_index_and_its_interval():
+    result = make_integration(yoking=dict(YOKING, **{"blocks.2": -0.006}), sentence_words=12)
+    draws = np.full((len(result.data["map"]), 41, 3), np.nan)
+    draws[list(result.data["map"].values).index("yoking"), :, 2] = np.linspace(-0.0102, -0.0018, 41)
+    data = result.data.assign(layer_draws=(("map", "draw", "layer_name"), draws))
+    said = tb.plot.yoking_steps(type(result)(data)).get_legend_handles_labels()[1]
+    assert [one.replace("\N{MINUS SIGN}", "-") for one in said[-3:]] == [
+        "layer 0: yoking .000", "layer 1: yoking .030", "layer 2: yoking -.006 [-.010, -.002]",
+    ]  # fmt: skip
 
 
 def test_of_many_layers_the_ends_and_the_middle_are_named():
@@ -346,10 +393,17 @@ def test_of_many_layers_the_ends_and_the_middle_are_named():
         dict.fromkeys(layers, (1, 1, 0.5)), yoking=dict.fromkeys(layers, 0.1), sentence_words=4, n_sentences=3
     )
     (legend,) = tb.plot.yoking_steps(deep).figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["layer 0", "layer 4", "layer 8", STARTS]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *(f"layer {i}: yoking .100" for i in (0, 4, 8)),
+        STARTS,
+    ]
     _, ax = plt.subplots()
     tb.plot.yoking_steps(deep, ax, layers=layers[:2])
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["layer 0", "layer 1", STARTS]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "layer 0: yoking .100",
+        "layer 1: yoking .100",
+        STARTS,
+    ]
 
 
 def test_steps_need_sentences():

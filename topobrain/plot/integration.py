@@ -50,6 +50,14 @@ LEAST_SHARE = 0.5
 """Share of a layer's units that must be known for a marker in full colour."""
 
 LAG_TICKS = (0, 1, 2, 5, 10, 20, 50, 100)
+MOST_STARTS = 10
+"""Sentence starts up to which each has a tick."""
+
+TITLE_LETTER = 0.052
+"""Inches of a letter in a panel's title."""
+
+LEGEND_LETTER, LEGEND_LINE = 0.047, 0.13
+"""Inches of a letter and of a line in the legend of yoking steps."""
 
 
 def integration_curves(
@@ -115,7 +123,7 @@ def integration_curves(
         _lag_axis(panel, result.lags, lag)
         panel.set_ylim(min(0.0, panel.get_ylim()[0]), 1.03)
         head = f"layer {short}" if short.isdecimal() else short
-        panel.set_title("\n".join([head, *_best_form(result, layer)]), fontsize=7, pad=3)
+        panel.set_title("\n".join([head, *_best_form(result, layer, panel)]), fontsize=7, pad=3)
     _finish(axes, ax, title or model, [result, *beside.values()], legend)
     return axes[0] if len(axes) == 1 else axes
 
@@ -207,7 +215,7 @@ def yoking_steps(
     layers
         Layers to draw (default: all).
     legend
-        Name the layers.
+        Name the layers, each with its yoking index (the median over units) and the middle 95 % of it over draws of sequences.
     title
         Title instead of the model's name.
 
@@ -235,7 +243,8 @@ def yoking_steps(
         )
     own = ax is None
     if ax is None:
-        _, ax = plt.subplots(figsize=(COLUMN_INCHES, 2.7), layout="constrained")
+        named = min(len(chosen), MANY_LAYERS) if legend else 0
+        _, ax = plt.subplots(figsize=(COLUMN_INCHES, 2.3 + LEGEND_LINE * named), layout="constrained")
     positions = np.asarray(result.data["position"].values)
     length = int(result.provenance.get("integrate", {}).get("sentence_words", 0))
     known = np.isfinite(steps).any(axis=1)
@@ -245,9 +254,11 @@ def yoking_steps(
     colours = plt.get_cmap(SEQUENTIAL)(np.linspace(0, 0.92, len(result.layers)))
     for layer, short in zip(chosen, short_layers(chosen), strict=True):
         at = result.layers.index(layer)
-        name = f"layer {short}" if short.isdecimal() else short
+        name = (f"layer {short}" if short.isdecimal() else short) + _index(result, layer)
         ax.plot(positions, steps[:, at], color=colours[at], linewidth=0.9, marker=".", markersize=2.5, label=name)
     plain_axes(ax, "step of influence, f", "word in the sequence (from 0)")
+    if starts:
+        ax.set_xticks(starts[:: -(-len(starts) // MOST_STARTS)])
     ax.set_xlim(positions[known][0] - 1, positions[known][-1] + 1)
     ax.set_title(
         (title or str(result.provenance.get("model", {}).get("name", "model"))) + simulated_mark(result.simulated),
@@ -256,6 +267,21 @@ def yoking_steps(
     if legend:
         _name_layers(ax, own=own)
     return ax
+
+
+def _index(result: Integration, layer: str) -> str:
+    """Return the yoking index of a layer with its interval, as far as they are known."""
+    units = result.values(layer, "yoking")
+    if not np.isfinite(units).any():
+        return ""
+    ends = result.layer_interval(layer, "yoking") if "layer_draws" in result.data else (np.nan, np.nan)
+    said = f": yoking {_plain(float(np.nanmedian(units)))}"
+    return said + (f" [{', '.join(map(_plain, ends))}]" if np.isfinite(ends).all() else "")
+
+
+def _plain(value: float) -> str:
+    said = f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+    return said.replace("-.000", ".000").replace("-", "\N{MINUS SIGN}")
 
 
 def _name_layers(ax: Axes, *, own: bool) -> None:
@@ -269,12 +295,19 @@ def _name_layers(ax: Axes, *, own: bool) -> None:
     if start is not None:
         handles, names = [*handles, start], [*names, STARTS]
     style: dict[str, Any] = {"fontsize": 6.5, "columnspacing": 1.0, "edgecolor": "none", "framealpha": 1.0}
+    box, dots = (ax.figure if own else ax).bbox, float(ax.figure.dpi)
+    wide, tall = box.width / dots, box.height / dots
+    columns = min(max(1, int(wide / (LEGEND_LETTER * max(map(len, names)) + 0.35))), len(names))
     if own:
-        ax.figure.legend(handles, names, loc="outside lower center", ncols=2 if len(names) > 3 else len(names), **style)
+        ax.figure.legend(handles, names, loc="outside lower center", ncols=columns, **style)
         return
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high + 0.28 * (high - low))  # room for the names above the lines
-    ax.legend(handles, names, loc="upper center", ncols=len(names), handlelength=1.4, borderpad=0.1, **style)
+    lines = -(-len(names) // columns)
+    above = min(
+        max(0.22, (LEGEND_LINE * lines + 0.08) / tall), 0.6
+    )  # share of the height for the names above the lines
+    ax.set_ylim(low, high + above / (1 - above) * (high - low))
+    ax.legend(handles, names, loc="upper center", ncols=columns, handlelength=1.4, borderpad=0.1, **style)
 
 
 def _chosen_layers(result: Integration, layers: Sequence[str] | str | None) -> list[str]:
@@ -400,13 +433,15 @@ def _curve(ax: Axes, result: Integration, layer: str, look: Look, name: str, *, 
                     label=None if FITTED in known else FITTED)  # fmt: skip
 
 
-def _best_form(result: Integration, layer: str) -> list[str]:
-    """Return which form is best for most units, as a line."""
+def _best_form(result: Integration, layer: str, ax: Axes) -> list[str]:
+    """Return which form is best for most units, as a line that fits above a panel."""
     shares = result.forms(layer) if result.causal else {}
     if not shares or not np.isfinite(list(shares.values())).all():
         return []
     best = max(FORMS, key=lambda one: shares[one])
-    return [f"best: {PLAIN_FORMS[best]} ({100 * shares[best]:.0f} %)"]
+    said = f"{PLAIN_FORMS[best]} ({100 * shares[best]:.0f} %)"
+    long = f"best on held-out sequences: {said}"
+    return [long if TITLE_LETTER * len(long) <= ax.bbox.width / ax.figure.dpi else f"held out: {said}"]
 
 
 def _lag_axis(ax: Axes, lags: np.ndarray, kind: str) -> None:
@@ -435,6 +470,8 @@ def _medians(ax: Axes, x: np.ndarray, result: Integration, name: str, look: Look
         ax.vlines(x[mask], ends[0][mask], ends[2][mask], color=look.colour, linewidth=1, alpha=alpha, zorder=3)
         ax.plot(x[mask], ends[1][mask], markerfacecolor=look.face, alpha=alpha, zorder=4, **style)
     ax.plot([], [], markerfacecolor=look.face, label=label, **style)
+    if BAND not in ax.get_legend_handles_labels()[1]:
+        ax.plot([], [], marker="|", linestyle="none", color=CEILING, markersize=6, label=BAND)
     if (~sure & (share > 0)).any() and FEW not in ax.get_legend_handles_labels()[1]:
         ax.plot([], [], marker="o", linestyle="none", color=CEILING, alpha=0.35, markersize=3.5, label=FEW)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from topobrain._checks import InputError, unknown
 from topobrain.integration.result import MAPS, RELIABLE, Integration
-from topobrain.plot.style import DIVERGING, MISSING, PAGE_INCHES, SMALLEST, short_layers, simulated_mark
+from topobrain.plot.style import COLUMN_INCHES, DIVERGING, MISSING, PAGE_INCHES, SMALLEST, short_layers, simulated_mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ NARROW_NAMES = {
 """The same over narrow panels."""
 
 RANGES = {"c": (0.0, 1.0), "a": (0.0, 1.5), "b": (0.0, 12.0)}
-"""Ends of the colour scales, the same for all models, unless more than 1 % of the units lie beyond."""
+"""Ends of the colour scales: of c and a unless more than 1 % of the units lie beyond, of b at the most."""
 
 LEAST_WIDTH, LEAST_YOKING = 0.02, 0.02
 """The scale of width is at least so long, that of yoking reaches so far: maps in which nothing differs stay plain."""
@@ -52,6 +52,12 @@ PLAIN_STEPS = (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10)
 SEQUENTIAL = "viridis"
 ROOM_FOR_WORDS = 1.1
 """Inches of a panel from which on its lines are written out."""
+
+WIDEST_PANEL = 1.6
+"""Inches: one or two maps of many layers would fill a page and more otherwise."""
+
+LEAST_KNOWN = 0.25
+"""Share of a layer's units that must be known for a Moran's I."""
 
 LEFT_INCHES, RIGHT_INCHES, GAP_INCHES = 0.38, 0.06, 0.09
 BAR_INCHES = 0.56
@@ -89,14 +95,15 @@ def integration_maps(
     maps
         Of ``"c"``, ``"a"``, ``"b"``, ``"width"`` and ``"yoking"``; by default all that this result has.
     limits
-        Map -> ends of its colour scale, as from `map_limits` of several results. By default c runs from 0 to 1, a to 1.5,
-        b to 12, unless the data go beyond; width over nearly all of its values, yoking evenly round 0.
+        Map -> ends of its colour scale, as from `map_limits` of several results. By default c runs from 0 to 1 and a to
+        1.5, unless the data go beyond; b over nearly all values of the layers in which it varies, at most to 12; width over
+        nearly all of its values, yoking evenly round 0.
     legend
         Say what is grey (on a figure of its own: below the maps).
     title
         Title instead of the model's name.
     width
-        Width of the figure in inches.
+        Width of the figure in inches, at the most: maps are no wider than 1.6 inches, and the figure of few maps is narrower.
 
     Returns
     -------
@@ -134,6 +141,7 @@ def integration_maps(
         return np.asarray(axes)
     if not (np.isfinite(width) and width >= 1):
         raise InputError(f"width is the figure's width in inches, at least 1; got {width}")
+    width = min(width, max(COLUMN_INCHES, _row_inches(len(shown), WIDEST_PANEL)))
     words = grey_lines(rows, shown, width) if legend else []
     below = LINE_INCHES * len(words) + 0.08 * bool(words)
     height = rows_inches(rows, len(shown), width) + TITLE_INCHES + below
@@ -186,7 +194,8 @@ def draw_map_rows(
     wide_inches, high = part.bbox.width / part.figure.dpi, part.bbox.height / part.figure.dpi
     panel = _panel_inches(len(maps), wide_inches)
     wide = panel >= ROOM_FOR_WORDS
-    lefts = [LEFT_INCHES + number * (panel + GAP_INCHES) for number in range(len(maps))]
+    spare = (wide_inches - _row_inches(len(maps), panel)) / 2
+    lefts = [spare + LEFT_INCHES + number * (panel + GAP_INCHES) for number in range(len(maps))]
 
     def place(left: float, down: float, width: float, height: float) -> Axes:
         return part.add_axes(
@@ -208,7 +217,12 @@ def draw_map_rows(
 
 
 def _panel_inches(n_maps: int, width: float) -> float:
-    return (width - LEFT_INCHES - RIGHT_INCHES - GAP_INCHES * (n_maps - 1)) / n_maps
+    return min((width - _row_inches(n_maps, 0.0)) / n_maps, WIDEST_PANEL)
+
+
+def _row_inches(n_maps: int, panel: float) -> float:
+    """Return the width of a row of maps with its name."""
+    return LEFT_INCHES + RIGHT_INCHES + GAP_INCHES * (n_maps - 1) + n_maps * panel
 
 
 def _tall(row: MapRow) -> float:
@@ -276,24 +290,40 @@ def map_limits(results: Iterable[Integration], maps: Sequence[str] = SHOWN) -> d
     Returns
     -------
     dict
-        Map -> (low, high): c from 0 to 1, a to 1.5, b to 12, or further where more than 1 % of the known units of these
-        results lie beyond; width from its 1st to its 99th percentile, yoking evenly round 0.
+        Map -> (low, high): c from 0 to 1, a to 1.5, or further where more than 1 % of the known units of these results lie
+        beyond; b from 0 to its 99th percentile, at most to 12, without layers in which it does not vary (in embeddings it
+        is at the bound of fits, and would hide all differences elsewhere); width from its 1st to its 99th percentile, yoking
+        evenly round 0.
     """
     every = list(results)
     limits = {}
     for name in maps:
-        found = np.concatenate([one.values(layer, name) for one in every for layer in one.layers])  # type: ignore[arg-type]
-        found = np.abs(found[np.isfinite(found)])
+        parts = [_known(one, layer, name) for one in every for layer in one.layers]
+        found = np.abs(np.concatenate([one for one in parts if name != "b" or _varies(one)] or [np.empty(0)]))
         if name == "width":
             limits[name] = _width_limits(found)
             continue
         end = float(np.percentile(found, 99)) if found.size else 0.0
         if name == "yoking":
             limits[name] = (-_rounded_up(max(end, LEAST_YOKING)), _rounded_up(max(end, LEAST_YOKING)))
+        elif name == "b":
+            low, high = RANGES[name]
+            limits[name] = (low, min(high, _rounded_up(end)) if end > 0 else high)
         else:
             low, high = RANGES[name]
             limits[name] = (low, high if end <= high else _rounded_up(end))
     return limits
+
+
+def _known(result: Integration, layer: str, name: str) -> np.ndarray:
+    """Return the values of a map that are known (unit,)."""
+    found = result.values(layer, name)  # type: ignore[arg-type]
+    return np.asarray(found[np.isfinite(found)])
+
+
+def _varies(known: np.ndarray) -> bool:
+    """Return whether values differ by more than rounding."""
+    return bool(known.size and np.ptp(known) > 1e-6 * max(1.0, float(np.abs(known).max())))
 
 
 def _width_limits(found: np.ndarray) -> tuple[float, float]:
@@ -345,7 +375,7 @@ def draw_window_map(
     share = float(np.isnan(values).mean())
     lines = _spatial_lines(result, layer, name, wide=wide) if share < 1 else ["nothing known"]
     if 0 < share < 1:
-        lines.append(f"{'< 1' if share < 0.01 else f'{100 * share:.0f}'} % grey")
+        lines.append(f"{'< 1' if share < 0.01 else '> 99' if share > 0.99 else f'{100 * share:.0f}'} % grey")
     ax.set_xlabel("\n".join(lines), fontsize=SMALLEST, labelpad=2, linespacing=1.15)
 
 
@@ -459,11 +489,11 @@ def _spatial_lines(result: Integration, layer: str, name: str, *, wide: bool) ->
     cell = result.spatial(layer, name)
     value, mean, sd, p = (cell[one] for one in ("morans_i", "null_mean", "null_sd", "p_layout"))
     if not np.isfinite([value, mean, p]).all():
-        known = result.values(layer, name)  # type: ignore[arg-type]
-        known = known[np.isfinite(known)]
-        if known.size and np.ptp(known) == 0:
+        known = _known(result, layer, name)
+        few = known.size < LEAST_KNOWN * result.values(layer, name).size  # type: ignore[arg-type]
+        if not few and not _varies(known):
             return ["does not vary"] if wide else ["does not", "vary"]
-        if result.provenance.get("integrate", {}).get("n_null"):
+        if few or result.provenance.get("integrate", {}).get("n_null"):  # known units may also have no neighbours
             return ["too few known", "for Moran's I"] if wide else ["too few", "known"]
         return ["no layout null: says", "nothing on topography"] if wide else ["no null"]
     if wide:
