@@ -14,6 +14,7 @@ from topobrain import stats
 from topobrain._checks import InputError, UnknownNameError
 from topobrain.stats.ridge import check_features, nested_ridge, nested_ridge_layers
 from topobrain.stats.ridge import engine as engine_fold
+from topobrain.stats.ridge import losses as engine_losses
 from topobrain.stats.ridge import memory as engine_memory
 from topobrain.stats.ridge import selection as engine_selection
 from topobrain.stats.ridge import skeleton as engine_skeleton
@@ -699,9 +700,9 @@ def test_mixed_residuals_equal_those_of_every_penalty(shape, force, monkeypatch)
     grid = np.logspace(0, 6, 30)
     force("rotated")
     calls = []
-    skeleton = engine_selection.filter_skeleton
+    skeleton = engine_losses.filter_skeleton
     monkeypatch.setattr(
-        engine_selection, "filter_skeleton", lambda *a, **k: calls.append(skeleton(*a, **k)) or calls[-1]
+        engine_losses, "filter_skeleton", lambda *a, **k: calls.append(skeleton(*a, **k)) or calls[-1]
     )
     mixed = fit(X, Y, alphas=grid, precision="mixed")
     assert all(found.weights is not None for found in calls)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -12,11 +12,15 @@ import torch
 
 from topobrain.stats.folds import Split
 from topobrain.stats.ridge.features import FAR, Features
+from topobrain.stats.ridge.losses import Inner, Part
 from topobrain.stats.ridge.memory import FoldSizes, MemoryPlan
-from topobrain.stats.ridge.selection import Choice, Inner, Part, Room, choose, choose_gcv
-from topobrain.stats.ridge.spectrum import FIT_ERROR, Accuracy, Basis
+from topobrain.stats.ridge.selection import Choice, Room, choose, choose_gcv
+from topobrain.stats.ridge.spectrum import FIT_ERROR, LOSS_ERROR, Accuracy, Basis
 from topobrain.stats.ridge.targets import Targets
 from topobrain.stats.ridge.workers import Workers
+
+BLOCK_ERROR = 2e-2
+"""Largest condition number times rounding at which inner folds are left out of a decomposition of all rows."""
 
 Selection = Literal["kfold", "gcv", "loo"]
 
@@ -88,7 +92,9 @@ def fit_fold(
     whole = features.whole(train)
     # residuals of leave-one-out are small differences: their basis is always float64
     single = task.fitting == torch.float32 and features.single_resolves and task.selection != "loo"
-    basis = features.basis(train, test, Accuracy(single, lowest, FIT_ERROR), whole)
+    # the losses of inner folds may come from this basis, too
+    blocks = features.kernel is not None and task.selection == "kfold" and _partition(inner, len(train))
+    basis = features.basis(train, test, Accuracy(single, lowest, LOSS_ERROR if blocks else FIT_ERROR), whole)
     if single and basis.rank:
         features.single_resolves = basis.rows.dtype == torch.float32  # the next folds' spectra are alike
     if task.fitting == torch.float32 and task.selection != "loo" and basis.single_projects:
@@ -103,7 +109,7 @@ def fit_fold(
         if task.selection == "loo":
             everyone = torch.arange(len(train), device=left.device)
             own = Part(Basis(basis.eigenvalues, left, left), everyone, everyone, lambda: left)
-            within = Inner((own,), True, train, task.selecting)
+            within = Inner(((everyone, everyone),), lambda: [own], basis.rank, True, train, task.selecting)
         else:
             top, bottom = (float(basis.eigenvalues[i]) for i in (-1, 0)) if basis.rank else (0.0, 0.0)
             rule = Accuracy(True, lowest)
@@ -115,21 +121,36 @@ def fit_fold(
                 known, held = (features.index(numbers) for numbers in pair)
                 return Part(inside, known, held, lambda: features.left(inside, rows))
 
-            shared = None
+            shared, all_rows = None, None
             if features.centred is not None and _partition(inner, len(train)):
                 known_rows = features.centred[features.index(train)]
                 shared = known_rows.to(task.selecting) if _even(known_rows, inner) else None
-            within = Inner(tuple(workers.each(part, inner)), False, train, task.selecting, shared)
+            if blocks and _blocks_resolve(task.selecting, top, bottom if basis.rank == len(train) - 1 else 0.0, lowest):
+                all_rows = replace(basis, left=left)
+            splits = tuple((features.index(known), features.index(held)) for known, held in inner)
+            rank = min(max(len(known) for known, _ in inner) - 1, features.p)
+            within = Inner(
+                splits, lambda: workers.each(part, inner), rank, False, train, task.selecting, shared, all_rows
+            )
         choice = choose(within, task.grid, targets, fold, workers, task.room)
     return FittedFold(basis.to(task.fitting), left.to(task.fitting), choice)
 
 
 def _partition(inner: Sequence[Split], n_rows: int) -> bool:
     """Return whether every row is validated once, by a fit of all rows outside its own fold."""
-    held = np.sort(np.concatenate([validation for _, validation in inner]))
-    return np.array_equal(held, np.arange(n_rows)) and all(
-        len(train) + len(validation) == n_rows == len(np.union1d(train, validation)) for train, validation in inner
+    held = np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *(validation for _, validation in inner)]))
+    return (
+        len(held) > 0
+        and np.array_equal(held, np.arange(n_rows))
+        and all(
+            len(train) + len(validation) == n_rows == len(np.union1d(train, validation)) for train, validation in inner
+        )
     )
+
+
+def _blocks_resolve(dtype: torch.dtype, top: float, bottom: float, lowest: float) -> bool:
+    """Return whether residuals of rows left out come from a decomposition of all rows with enough digits."""
+    return torch.finfo(dtype).eps * (top + lowest) <= BLOCK_ERROR * (bottom + lowest)
 
 
 def _even(rows: torch.Tensor, inner: Sequence[Split]) -> bool:

@@ -11,6 +11,15 @@ from topobrain._checks import InputError, listed
 TILE = 512
 """Voxels solved at a time on a processor: enough for full-speed products, small enough for its cache."""
 
+SEARCH_TILE = 2048
+"""The same where a penalty is tried at some voxels of a tile only: these, too, shall be many."""
+
+FEWEST_PENALTIES, FEWEST_VOXELS = 8, 2048
+"""Penalties and voxels from which the least loss is searched for, instead of computing all."""
+
+SEARCHED = 0.4
+"""Share of the penalties that a search computes, about: it decides on the route."""
+
 DEVICE_TILE = 8192
 """The same on an accelerator."""
 
@@ -161,13 +170,17 @@ def _route_flops(sizes: FoldSizes) -> tuple[float, float]:
     """Return the operations of the triangular and the rotated route of `topobrain.stats.ridge.selection`."""
     s = sizes
     validated, inner_side = min(s.n_train, s.n_inner * s.inner_validation), min(s.inner_train, s.n_features)
-    triangular = s.n_alphas * (
-        (2 * s.n_train - validated) * validated * s.n_voxels
-        + 2.0 * s.n_inner * s.inner_validation * inner_side * s.inner_train
-        + 2.7 * s.n_train**2 * validated
+    tried = s.n_alphas * (SEARCHED if is_searched(s, "kfold") else 1.0)
+    triangular = tried * (2 * s.n_train - validated) * validated * s.n_voxels + s.n_alphas * (
+        2.0 * s.n_inner * s.inner_validation * inner_side * s.inner_train + 2.7 * s.n_train**2 * validated
     )
     height = min(s.inner_validation, inner_side)
-    return triangular, 2.0 * s.n_inner * inner_side * s.n_voxels * (s.inner_train + s.n_alphas * height)
+    return triangular, 2.0 * s.n_inner * inner_side * s.n_voxels * (s.inner_train + tried * height)
+
+
+def is_searched(sizes: FoldSizes, selection: str) -> bool:
+    """Return whether the least loss of a voxel is searched for."""
+    return selection != "gcv" and sizes.n_alphas >= FEWEST_PENALTIES and sizes.n_voxels >= FEWEST_VOXELS
 
 
 def needs_triangles(sizes: FoldSizes, selection: str, precision: str) -> bool | None:
@@ -218,7 +231,9 @@ def memory_plan(
     bound = parse_memory(max_memory)
     flops = estimate_flops(sizes, selection, standardize)
     chosen = precision if precision != "auto" else ("float64" if flops <= FLOAT64_FLOPS else "mixed")
-    tile = min(DEVICE_TILE if accelerator else TILE, max(sizes.n_voxels, SMALLEST_TILE))
+    searched = is_searched(sizes, selection)
+    widest = DEVICE_TILE if accelerator else SEARCH_TILE if searched else TILE
+    tile = min(widest, max(sizes.n_voxels, SMALLEST_TILE))
     fixed = _fixed_parts(sizes, selection, standardize, chosen, weights, threads)
     need = needs_triangles(sizes, selection, chosen)
     triangle = 0 if need is False else int((8 if chosen == "float64" else 4) * sizes.n_train**2 * 0.55)
@@ -227,7 +242,7 @@ def memory_plan(
     def plan(tile: int, alphas: int) -> MemoryPlan:
         parts = {
             **fixed,
-            "triangles": alphas * triangle,
+            "triangles": int(alphas * triangle * (1 + SEARCHED * searched)),
             f"tiles of {tile} voxels": threads * _tile_bytes(sizes, selection, chosen, tile, alphas),
             "operators being made": threads * 8 * triangle if alphas else 0,
         }
@@ -307,10 +322,11 @@ def _tile_bytes(sizes: FoldSizes, selection: str, precision: str, tile: int, alp
     if selection == "gcv" or s.n_alphas == 1:
         return reading + tile * single * s.n_train * 4
     inner_side = min(s.inner_train, s.n_features)
-    rotated = tile * single * (2 * inner_side + 3 * s.inner_validation)
+    n_sides = max(s.n_inner, 1)
+    rotated = tile * single * ((n_sides + 2) * inner_side + (n_sides + 3) * s.inner_validation)
     if precision != "float64":  # predictions at most penalties, from which those at all are mixed
         rotated += tile * single * s.inner_validation * (min(s.n_alphas, MOST_EVALUATED) + MIXED_AT_ONCE)
     if not is_dual(s):
         rotated += tile * single * s.n_features * (s.n_inner + 2)
-    triangular = tile * alphas * single * (-(-s.n_train // 16))
+    triangular = tile * single * (alphas * (-(-s.n_train // 16)) + s.n_train)
     return reading + max(rotated, triangular)
