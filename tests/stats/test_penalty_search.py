@@ -6,8 +6,9 @@ import torch
 from sklearn.linear_model import Ridge
 
 from topobrain import stats
-from topobrain.stats.ridge import engine, losses, memory, nested_ridge, selection
-from topobrain.stats.ridge.penalty_search import PILOT, PenaltySearch
+from topobrain.stats.ridge import engine, losses, memory, nested_ridge, penalty_search, selection
+from topobrain.stats.ridge.penalty_search import PILOT, LongSearch, PenaltySearch
+from topobrain.stats.ridge.skeleton import make_skeleton
 
 GRID = np.logspace(-1, 6, 20)
 N_VOXELS = 2600
@@ -173,3 +174,69 @@ def test_losses_of_voxels_without_noise_keep_their_digits():
     single = nested_ridge(X, Y, precision="mixed", **options)
     assert np.median(exact.loss[0, ::50] / exact.variance[0, ::50]) < 0.04
     assert np.allclose(single.loss, exact.loss, rtol=1e-4)
+
+
+LONG = np.logspace(-1, 6, 100)
+
+
+@pytest.mark.parametrize("shape", [(120, 30), (75, 150)], ids=["primal", "dual"])
+def test_a_long_grid_is_searched_between_a_few_of_its_penalties(shape, monkeypatch):
+    X, Y, options = data(shape)
+    options |= {"alphas": LONG, "precision": "mixed"}
+    searched = nested_ridge(X, Y, **options)
+    tried = float(searched.route.split()[-1].split("/")[0])
+    monkeypatch.setattr(selection, "FEWEST_VOXELS", 10**9)
+    every = nested_ridge(X, Y, **options)
+    nodes = float(every.route.split()[-1].split("/")[0])
+    assert tried < 0.8 * nodes < 30
+    assert np.allclose(searched.loss / searched.variance, every.loss / every.variance, atol=2e-5, rtol=1e-5)
+    assert (searched.alpha == every.alpha).mean() > 0.97  # near ties: a step of the grid is a sixth
+    assert np.quantile(np.abs(searched.r - every.r), 0.99) < 1e-3
+
+
+def long_curves(n, seed):
+    rng = np.random.default_rng(seed)
+    s = np.geomspace(0.3, 1e5, 10)
+    signal = rng.exponential(size=(10, n))
+    signal *= rng.uniform(0.05, 0.6, n) / signal.sum(axis=0)
+    shrunk = LONG[:, None] / (LONG[:, None] + s)
+    return shrunk**2 @ signal + (1 + 0.08 * ((1 - shrunk) ** 2).sum(axis=1, keepdims=True)) * (1 - signal.sum(axis=0))
+
+
+def interpolated():
+    """Nodes, and the weights that give the losses at all penalties from them."""
+    skeleton = make_skeleton(LONG, 0.3, 1e5, tolerance=1e-6)
+    assert skeleton.weights is not None
+    return skeleton.rows, skeleton.weights
+
+
+def test_the_least_of_a_long_grid_is_found_from_a_third_of_the_nodes():
+    rows, weights = interpolated()
+    search = LongSearch.learn(long_curves(PILOT, 0)[rows], 1.0, rows, weights)
+    truth = long_curves(2000, 1)
+    curves = Curves(truth[rows])
+    found = search.run(curves)
+    best = truth[found.argmin(axis=0), np.arange(2000)]
+    assert (best - truth.min(axis=0)).max() < 1e-5
+    assert np.abs(found.min(axis=0) - truth.min(axis=0)).max() < 2e-5
+    assert curves.asked.sum(axis=0).mean() < 0.6 * len(rows)
+
+
+def test_a_strange_voxel_of_a_long_grid_has_all_nodes_computed():
+    rows, weights = interpolated()
+    search = LongSearch.learn(long_curves(PILOT, 0)[rows], 1.0, rows, weights)
+    shrunk = LONG[:, None] / (LONG[:, None] + 0.3)
+    truth = np.hstack([long_curves(50, 1), shrunk**2 * 2])
+    curves = Curves(truth[rows])
+    found = search.run(curves)
+    assert curves.asked[:, -1].all()
+    assert np.allclose(found[:, -1], truth[:, -1], atol=1e-5)
+
+
+def test_cells_that_miss_are_given_up(monkeypatch):
+    rows, weights = interpolated()
+    monkeypatch.setattr(penalty_search, "CELL_ERROR", 1e-14)
+    search = LongSearch.learn(long_curves(PILOT, 0)[rows], 1.0, rows, weights)
+    assert all(cell.weights is None for cell in search.cells)
+    curves = Curves(long_curves(40, 1)[rows])
+    assert np.allclose(search.run(curves), weights @ curves.values)

@@ -89,7 +89,7 @@ def fit_fold(
     """
     train, test = split
     lowest = float(task.grid[0])
-    whole = features.whole(train)
+    whole = features.whole(train, workers)
     # residuals of leave-one-out are small differences: their basis is always float64
     single = task.fitting == torch.float32 and features.single_resolves and task.selection != "loo"
     # the losses of inner folds may come from this basis, too
@@ -99,7 +99,7 @@ def fit_fold(
         features.single_resolves = basis.rows.dtype == torch.float32  # the next folds' spectra are alike
     if task.fitting == torch.float32 and task.selection != "loo" and basis.single_projects:
         basis = basis.to(torch.float32)
-    left = features.left(basis, train)
+    left = features.left(basis, train, workers)
     if task.grid.size == 1 and task.selection != "gcv":
         choice = Choice(np.zeros(targets.n, dtype=np.int64), np.full(targets.n, np.nan), "one penalty")
     elif task.selection == "gcv":

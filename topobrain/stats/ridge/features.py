@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from topobrain.stats.ridge.spectrum import Accuracy, Basis, decompose
+from topobrain.stats.ridge.workers import Workers
 
 CHUNK_BYTES = 64 * 2**20
 """Bytes of a block of columns of the features."""
@@ -21,6 +22,12 @@ MEDIAN_ROWS = 101
 FAR = 1e-6
 """Products of a fold are made anew where they are below this share of those they would be subtracted from."""
 
+LEFT_ROWS = 512
+"""Rows projected on a basis at a time."""
+
+ALONE = Workers(1)
+"""The calling thread."""
+
 SYMMETRIC = 256
 """Columns from which a product with itself is made of blocks; small ones would wait for memory instead."""
 
@@ -28,7 +35,7 @@ TINY = 1e-10
 """A feature whose spread is below this share of its size is constant up to rounding, and carries nothing."""
 
 
-def products_within(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+def products_within(blocks: Iterable[torch.Tensor], workers: Workers = ALONE) -> torch.Tensor:
     """Return the sum of ``block.T @ block`` over blocks of the same columns.
 
     What lies above the diagonal lies below it, too: five eighths of the operations.
@@ -39,8 +46,12 @@ def products_within(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
             n = block.shape[1]
             product = torch.zeros(n, n, dtype=block.dtype, device=block.device)
             bounds = [n * i // 4 for i in range(5)] if n >= SYMMETRIC else [0, n]
-        for low, high in itertools.pairwise(bounds):
+
+        def add(side: tuple[int, int], block: torch.Tensor = block, product: torch.Tensor = product) -> None:
+            low, high = side
             product[low:high, low:].addmm_(block[:, low:high].T, block[:, low:])
+
+        workers.each(add, itertools.pairwise(bounds))
     for low, high in itertools.pairwise(bounds):
         product[high:, low:high] = product[low:high, high:].T
     return product
@@ -70,6 +81,8 @@ class Features:
         Work with (stimulus, stimulus) products: more features than training rows in every outer fold.
     device
         Where the work is done.
+    workers
+        Who share out products.
 
     Attributes
     ----------
@@ -77,7 +90,9 @@ class Features:
         False once float32 was seen not to resolve the spectrum.
     """
 
-    def __init__(self, X: Any, *, standardize: bool, dual: bool, device: torch.device) -> None:
+    def __init__(
+        self, X: Any, *, standardize: bool, dual: bool, device: torch.device, workers: Workers = ALONE
+    ) -> None:
         self.n, self.p = X.shape
         self.standardize, self.dual, self.device = standardize, dual, device
         self.single_resolves = True
@@ -91,7 +106,7 @@ class Features:
         self.centred = None if dual else self._raw(slice(0, self.p)) - mean
         self.kernel = None
         if dual and not standardize:
-            self.kernel = products_within(self._block(columns).T for columns in self._columns())
+            self.kernel = products_within((self._block(columns).T for columns in self._columns()), workers)
 
     def _columns(self) -> list[slice]:
         step = max(1, CHUNK_BYTES // (8 * self.n))
@@ -113,12 +128,12 @@ class Features:
         """Return row numbers as a tensor on the device."""
         return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(self.device)
 
-    def whole(self, rows: np.ndarray) -> Whole | None:
+    def whole(self, rows: np.ndarray, workers: Workers = ALONE) -> Whole | None:
         """Return the products of an outer fold's training rows, where folds inside it are made from them."""
         if self.centred is None:
             return None
         block = self.centred[self.index(rows)]
-        return Whole(rows, products_within([block]))
+        return Whole(rows, products_within([block], workers))
 
     def scaling(self, train: torch.Tensor, columns: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return columns (stimulus, feature), and their mean and inverse scale (feature,) over training rows.
@@ -192,14 +207,22 @@ class Features:
         block = self.centred[inside]
         return products_within([block])
 
-    def left(self, basis: Basis, train: np.ndarray) -> torch.Tensor:
+    def left(self, basis: Basis, train: np.ndarray, workers: Workers = ALONE) -> torch.Tensor:
         """Return the orthonormal basis (training row, rank) of responses."""
         if basis.left is not None:
             return basis.left
         assert basis.loading is not None
         assert basis.mean is not None
         assert self.centred is not None
-        return (self.centred[self.index(train)].to(basis.mean.dtype) - basis.mean) @ basis.loading
+        centred, loading, mean = self.centred, basis.loading, basis.mean
+        out = loading.new_empty(len(train), basis.rank)
+
+        def make(start: int) -> None:
+            some = slice(start, min(start + LEFT_ROWS, len(train)))
+            torch.mm(centred[self.index(train[some])].to(out.dtype).sub_(mean), loading, out=out[some])
+
+        workers.each(make, range(0, len(train), LEFT_ROWS))
+        return out
 
     def weights(self, basis: Basis, train: np.ndarray, shrunk: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Write weights (feature, voxel) on the features as given into ``out``; return their products with the mean.

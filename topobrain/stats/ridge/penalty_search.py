@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,24 @@ CAUTION = 4.0
 """A prediction may be wrong by so many times the largest error seen among pilot voxels that it was not learned from; a voxel
 may lie so many times as far out among them as the farthest pilot voxel."""
 
+REACH = 2
+"""Computed penalties on either side of the best that tell the losses between them."""
+
 ROUNDING = 1e-6
 """Losses of float32 products differ by so much of the responses' variance, whatever the prediction."""
+
+
+class Counted:
+    """A tile's losses, and how many of them were computed."""
+
+    def __init__(self, tile: TileLosses) -> None:
+        self._tile, self.count = tile, 0
+
+    def at(self, numbers: Sequence[int] | None, columns: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what the tile returns."""
+        found = self._tile.at(numbers, columns)
+        self.count += found.numel()
+        return found
 
 
 @dataclass(frozen=True)
@@ -85,12 +102,10 @@ class PenaltySearch:
     @classmethod
     def _with(cls, first: list[int], losses: np.ndarray, scale: float) -> PenaltySearch:
         given = np.vstack([np.full(losses.shape[1], scale), losses[first]])
-        known, held = given[:, ::2], given[:, 1::2]
-        left, sizes, right = np.linalg.svd(known, full_matrices=False)
+        weights, missed = _regress(given, losses)
+        margin = CAUTION * missed + ROUNDING * scale
+        left, sizes, _ = np.linalg.svd(given[:, ::2], full_matrices=False)
         keep = sizes > 1e-9 * sizes[0]
-        inverse = (right[keep].T / sizes[keep]) @ left[:, keep].T
-        weights = losses[:, ::2] @ inverse
-        margin = CAUTION * np.abs(weights @ held - losses[:, 1::2]).max(axis=1) + ROUNDING * scale
         spread = (left[:, keep] / sizes[keep] ** 2) @ left[:, keep].T
         out = np.einsum("iv,ij,jv->v", given, spread, given)
         return cls(np.array(first), weights, margin, spread, CAUTION * float(out.max()), scale)
@@ -128,18 +143,136 @@ class PenaltySearch:
 
     def run(self, tile: TileLosses) -> np.ndarray:
         """Return a tile's losses (penalty, voxel): infinite where not computed, which is never where they are least."""
+        return self.computed_and_predicted(tile)[0]
+
+    def computed_and_predicted(self, tile: TileLosses) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `run` returns, and the losses predicted at all penalties."""
         found = tile.at(self.first.tolist()).cpu().numpy()
         wanted, predicted = self.wanted(found)
         losses = np.full(predicted.shape, np.inf)
         losses[self.first] = found
-        self._compute(tile, losses, wanted)
+        compute(tile, losses, wanted)
         again = self.wrong(predicted, np.where(wanted, losses, predicted))
         if again.any():
-            self._compute(tile, losses, np.isinf(losses) & again)
+            compute(tile, losses, np.isinf(losses) & again)
+        return losses, predicted
+
+
+CELL_ERROR = 1e-5
+"""Largest error, beside the responses' variance, of a loss between penalties where the least loss is looked for there."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Losses between two penalties that were computed, from those around them.
+
+    Attributes
+    ----------
+    near
+        Computed penalties that tell the most (near,).
+    between
+        Penalties of the long grid that lie around the middle one of these (between,).
+    weights
+        (between, 1 + near); None where they miss by more than `CELL_ERROR`.
+    """
+
+    near: np.ndarray
+    between: np.ndarray
+    weights: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class LongSearch:
+    """A search on a long grid, whose losses are all interpolated from those at a few of its penalties, the nodes.
+
+    The node of least loss is searched for first. The losses between its neighbours then follow from the nodes nearest to it and
+    from the first ones, by least squares over the pilot voxels, so that the other nodes are not needed. Where that misses by
+    more than `CELL_ERROR` in pilot voxels it was not learned from, for voxels unlike these, and where there is a second valley
+    that may be as deep between its nodes, all nodes are computed.
+
+    Attributes
+    ----------
+    nodes
+        The search among the nodes.
+    cells
+        One for each node.
+    interpolation
+        (penalty, node).
+    depth
+        How far a loss between nodes may lie below those at the nodes.
+    """
+
+    nodes: PenaltySearch
+    cells: tuple[Cell, ...]
+    interpolation: np.ndarray
+    depth: float
+
+    @property
+    def first(self) -> np.ndarray:
+        """Nodes that every voxel is tried at."""
+        return self.nodes.first
+
+    @classmethod
+    def learn(cls, losses: np.ndarray, scale: float, rows: np.ndarray, interpolation: np.ndarray) -> LongSearch | None:
+        """Learn from the losses of pilot voxels at the nodes (node, pilot voxel), which are these ``rows`` of the grid."""
+        search = PenaltySearch.learn(losses, scale)
+        if search is None:
+            return None
+        fine, n = interpolation @ losses, len(losses)
+        cells = []
+        for node in range(n):
+            close = range(max(node - REACH, 0), min(node + REACH + 1, n))
+            near = np.array(sorted({*close, *search.first.tolist()}))
+            between = np.arange(rows[max(node - 1, 0)], rows[min(node + 1, n - 1)] + 1)
+            given = np.vstack([np.full(losses.shape[1], scale), losses[near]])
+            weights, missed = _regress(given, fine[between])
+            cells.append(Cell(near, between, weights if missed.max() <= CELL_ERROR * scale else None))
+        depth = CAUTION * float((losses.min(axis=0) - fine.min(axis=0)).max())
+        return cls(search, tuple(cells), interpolation, depth)
+
+    def run(self, tile: TileLosses) -> np.ndarray:
+        """Return a tile's losses (penalty, voxel): infinite where not looked for, which is never where they are least."""
+        found, predicted = self.nodes.computed_and_predicted(tile)
+        best = found.argmin(axis=0)
+        strange = np.isfinite(found).all(axis=0) | self._second_valley(
+            np.where(np.isinf(found), predicted, found), best
+        )
+        losses = np.full((len(self.interpolation), found.shape[1]), np.inf)
+        for node in np.unique(best[~strange]).tolist():
+            cell, voxels = self.cells[node], np.flatnonzero((best == node) & ~strange)
+            if cell.weights is None:
+                strange[voxels] = True
+                continue
+            wanted = np.zeros(found.shape, dtype=bool)
+            wanted[np.ix_(cell.near, voxels)] = True
+            compute(tile, found, wanted & np.isinf(found))
+            given = np.vstack([np.full(len(voxels), self.nodes.scale), found[np.ix_(cell.near, voxels)]])
+            losses[np.ix_(cell.between, voxels)] = cell.weights @ given
+        compute(tile, found, np.isinf(found) & strange)
+        losses[:, strange] = self.interpolation @ found[:, strange]
         return losses
 
-    @staticmethod
-    def _compute(tile: TileLosses, losses: np.ndarray, wanted: np.ndarray) -> None:
-        for number in np.flatnonzero(wanted.any(axis=1)).tolist():
-            columns = np.flatnonzero(wanted[number])
-            losses[number, columns] = tile.at([number], torch.from_numpy(columns)).cpu().numpy()[0]
+    def _second_valley(self, curves: np.ndarray, best: np.ndarray) -> np.ndarray:
+        """Return a mask (voxel,) of curves (node, voxel) with another minimum nearly as deep as the best."""
+        walls = np.pad(curves, ((1, 1), (0, 0)), constant_values=np.inf)
+        valley = (curves <= walls[:-2]) & (curves <= walls[2:])
+        valley &= np.abs(np.arange(len(curves))[:, None] - best) > 1
+        return np.asarray(
+            (valley & (curves - self.nodes.margin[:, None] <= curves.min(axis=0) + self.depth)).any(axis=0)
+        )
+
+
+def compute(tile: TileLosses, losses: np.ndarray, wanted: np.ndarray) -> None:
+    """Write the losses that are wanted (penalty, voxel) into ``losses``."""
+    for number in np.flatnonzero(wanted.any(axis=1)).tolist():
+        columns = np.flatnonzero(wanted[number])
+        losses[number, columns] = tile.at([number], torch.from_numpy(columns)).cpu().numpy()[0]
+
+
+def _regress(given: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return least-squares weights from every other voxel, and the largest errors in the rest (row of ``wanted``,)."""
+    known = given[:, ::2]
+    left, sizes, right = np.linalg.svd(known, full_matrices=False)
+    keep = sizes > 1e-9 * sizes[0]
+    weights = wanted[:, ::2] @ ((right[keep].T / sizes[keep]) @ left[:, keep].T)
+    return weights, np.abs(weights @ given[:, 1::2] - wanted[:, 1::2]).max(axis=1)

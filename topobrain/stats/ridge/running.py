@@ -70,9 +70,9 @@ def make_task(
     return Task(grid, selection, standardize, plan, sizes, 1 if accelerator else wanted)
 
 
-def make_features(task: Task, X: Any, device: torch.device) -> Features:
+def make_features(task: Task, X: Any, device: torch.device, workers: Workers) -> Features:
     """Put features where they are worked on, in the form that suits their shape."""
-    return Features(X, standardize=task.standardize, dual=is_dual(task.sizes), device=device)
+    return Features(X, standardize=task.standardize, dual=is_dual(task.sizes), device=device, workers=workers)
 
 
 def fit_weights(task: Task, X: Any, Y: Any, split: Split, inner: Sequence[Split], device: Any) -> RidgeFit:
@@ -81,7 +81,7 @@ def fit_weights(task: Task, X: Any, Y: Any, split: Split, inner: Sequence[Split]
     rows = split[0]
     with working(task.threads) as workers:
         targets = Targets(Y, [rows], rows, where, workers, task.plan.tile)
-        features = make_features(task, X, where)
+        features = make_features(task, X, where, workers)
         fitted = fit_fold(task, features, targets, 0, split, inner, workers)
         coef, intercept = _empty((X.shape[1], Y.shape[1]), task, Y), _empty((1, Y.shape[1]), task, Y)
 
@@ -113,7 +113,7 @@ def fit_nested(
     device: torch.device, workers: Workers,
 ) -> NestedFit:  # fmt: skip
     """Go through the outer folds."""
-    features = make_features(task, X, device)
+    features = make_features(task, X, device, workers)
     prediction = _empty((X.shape[0], Y.shape[1]), task, Y)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in ("r", "alpha", "loss", "variance", "edge")}
     spread, routes = _spreader(targets.usable), []

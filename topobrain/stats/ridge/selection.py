@@ -10,7 +10,7 @@ import torch
 
 from topobrain.stats.ridge.losses import Inner, Losses, Rotations, Route, Triangles, cheaper_route
 from topobrain.stats.ridge.memory import FEWEST_PENALTIES, FEWEST_VOXELS, SEARCHED
-from topobrain.stats.ridge.penalty_search import PILOT, PenaltySearch
+from topobrain.stats.ridge.penalty_search import PILOT, Counted, LongSearch, PenaltySearch
 from topobrain.stats.ridge.skeleton import Skeleton, every_penalty, make_skeleton
 from topobrain.stats.ridge.spectrum import Basis
 from topobrain.stats.ridge.targets import Columns, Targets
@@ -100,12 +100,17 @@ class _Job:
         n, n_voxels = len(self.alphas), self.targets.n
         skeleton = self._skeleton()
         few = skeleton.rows
-        if n >= FEWEST_PENALTIES and n_voxels >= FEWEST_VOXELS and len(few) > HARDLY_FEWER * n:
-            route = cheaper_route(self.inner, n, n_voxels, SEARCHED * n)
-            if route == "rotated" or self.room.alphas >= n:
-                losses = self._ready(route, self.alphas, self.weights, mixed=False)
-                found, tried = self._searched(losses)
-                return found, losses.blurred, f"{route} {tried}"
+        if n >= FEWEST_PENALTIES and n_voxels >= FEWEST_VOXELS:
+            if len(few) > HARDLY_FEWER * n:
+                skeleton = every_penalty(n)
+                few = skeleton.rows
+            route = cheaper_route(self.inner, len(few), n_voxels, SEARCHED * len(few))
+            if route == "rotated" or self.room.alphas >= len(few):
+                some = torch.from_numpy(few).to(self.alphas.device)
+                weights = None if self.weights is None else self.weights[some]
+                losses = self._ready(route, self.alphas[some], weights, mixed=False)
+                found, tried = self._searched(losses, skeleton)
+                return found, losses.blurred or skeleton.weights is not None, f"{route} {tried:.1f}"
         route = cheaper_route(self.inner, len(few), n_voxels) if self.room.alphas else "rotated"
         found, blurred = self._everywhere(route, few)
         blurred |= skeleton.weights is not None
@@ -157,21 +162,29 @@ class _Job:
             self.workers.each(tile, self.targets.tiles(self.room.tile))
         return total, blurred
 
-    def _searched(self, losses: Triangles | Rotations) -> tuple[np.ndarray, str]:
-        """Return losses (penalty, voxel) where they can be least, infinite elsewhere, and how many were tried."""
+    def _searched(self, losses: Triangles | Rotations, skeleton: Skeleton) -> tuple[np.ndarray, float]:
+        """Return losses (penalty, voxel) where they can be least, infinite elsewhere, and how many were computed a voxel."""
         pilots = np.unique(np.linspace(0, self.targets.n - 1, PILOT).astype(int))
-        known = losses.tile(self._responses(pilots)).at(None).cpu().numpy()
-        search = PenaltySearch.learn(known, float(self.inner.n_validated))
-        total = np.empty((len(self.alphas), self.targets.n))
+        known, scale = losses.tile(self._responses(pilots)).at(None).cpu().numpy(), float(self.inner.n_validated)
+        search: PenaltySearch | LongSearch | None
+        if skeleton.weights is None:
+            search = PenaltySearch.learn(known, scale)
+        else:
+            search = LongSearch.learn(known, scale, skeleton.rows, skeleton.weights)
         if search is not None and isinstance(losses, Triangles):
             losses.lead(search.first.tolist())
+        total = np.empty((len(self.alphas), self.targets.n))
 
-        def tile(voxels: slice) -> None:
-            ready = losses.tile(self._responses(voxels))
-            total[:, voxels] = ready.at(None).cpu().numpy() if search is None else search.run(ready)
+        def tile(voxels: slice) -> float:
+            ready = Counted(losses.tile(self._responses(voxels)))
+            if search is not None:
+                total[:, voxels] = search.run(ready)
+            else:
+                found = ready.at(None).cpu().numpy()
+                total[:, voxels] = found if skeleton.weights is None else skeleton.weights @ found
+            return ready.count
 
-        self.workers.each(tile, self.targets.tiles(self.room.tile))
-        return total, f"{np.isfinite(total).sum(axis=0).mean():.1f}"
+        return total, sum(self.workers.each(tile, self.targets.tiles(self.room.tile))) / self.targets.n
 
 
 def choose_gcv(
