@@ -4,6 +4,7 @@ import errno
 import importlib
 import itertools
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -578,6 +579,43 @@ def test_one_layer_is_read_without_the_others(cache: Path) -> None:
     assert not found.data["value"]._in_memory
 
 
+def test_only_what_is_cached_costs_readings_beside_the_batches(cache: Path) -> None:
+    for cached, extra in ((False, 0), (True, 2)):
+        model = build()
+        readings: list[int] = []
+        model.module.register_forward_hook(lambda module, args, output, readings=readings: readings.append(len(output)))
+        extract(model, sentences(), cache=cached)
+        assert len(readings) == len(model.batches) + extra
+        assert sum(readings) == 23 + extra
+
+
+def test_a_cached_result_is_opened_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+
+    def counted(path: Path, **options: Any) -> Any:
+        opened.append(path)
+        return load_result(path, **options)
+
+    expected = extract(build(), sentences()).data["value"].values
+    monkeypatch.setattr(room, "load_result", counted)
+    np.testing.assert_array_equal(extract(build(), sentences()).data["value"].values, expected)
+    assert opened == files(cache)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_weights_that_come_with_the_first_reading_are_hashed(cached: bool, cache: Path) -> None:
+    def lazy() -> Counted:
+        model = build()
+        model.module.mix = nn.LazyLinear(10)
+        return model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = lazy()
+        found = extract(model, sentences(), cache=cached)
+    assert found.provenance["model"]["weights_sha256"] == model.weights_hash()
+
+
 # --- interruptions ---------------------------------------------------------------------------------------------------
 
 
@@ -832,6 +870,35 @@ def test_two_processes_at_once_share_one_result(cache: Path, tmp_path: Path) -> 
     np.testing.assert_array_equal(first, second)
     assert len(files(cache)) == 1
     assert not litter(cache)
+
+
+FAULTS = """
+import resource, sys, torch
+from topobrain.extract import _keep_freed_memory
+
+def faults(n_blocks=8, size=6 * 2**20):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(size, dtype=torch.uint8) for _ in range(n_blocks)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+if sys.argv[1] == "kept":
+    _keep_freed_memory()
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have rules of their own")
+@pytest.mark.slow
+def test_freed_memory_is_used_again() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    counts = {}
+    for way in ("kept", "as it is"):
+        command = [sys.executable, "-c", FAULTS, way]
+        counts[way] = int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert counts["as it is"] > 10_000  # eight blocks of 1536 pages
+    assert counts["kept"] < counts["as it is"] / 4
 
 
 def extract_batches() -> list[tuple[str, ...]]:

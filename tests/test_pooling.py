@@ -38,3 +38,11 @@ def test_a_cut_counts_whole_words_only_and_leaves_special_tokens_uncounted():
 def test_without_padding_no_word_is_lost():
     word = np.array([[0, 1, 2]])
     assert whole_words(word, cut_words(word, 3)).tolist() == [3]
+
+
+def test_uncut_words_are_counted_as_cut_ones_are():
+    rng = np.random.default_rng(0)
+    word = rng.integers(-1, 6, (40, 9))  # in any order, with gaps: no word has to be next to its own
+    word[0], word[1] = -1, 0
+    assert whole_words(word, word).tolist() == whole_words(word, word.copy()).tolist()
+    assert whole_words(word, word)[:2].tolist() == [0, 1]

@@ -63,6 +63,9 @@ def cut_words(word: Int[np.ndarray, "stimulus token"], max_tokens: int) -> Int[n
 
 def whole_words(word: Int[np.ndarray, "stimulus token"], cut: Int[np.ndarray, "stimulus token"]) -> np.ndarray:
     """Return how many words of each stimulus lost no token to a cut (stimulus,)."""
+    if cut is word:  # nothing was cut: no loop over the stimuli
+        ordered = np.sort(word, axis=1)
+        return np.asarray(((np.diff(ordered, axis=1, prepend=-1) != 0) & (ordered >= 0)).sum(axis=1), dtype=np.int64)
     counts = [np.setdiff1d(full, full[kept < 0]).size for full, kept in zip(word, cut, strict=True)]
     return np.array(counts, dtype=np.int64)
 

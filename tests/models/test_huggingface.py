@@ -68,6 +68,23 @@ def test_values_equal_the_hidden_states_of_transformers(family: str, checkpoint:
         assert not torch.allclose(values[before], values[after], atol=1e-3)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_keys_and_values_are_kept_and_no_bit_depends_on_it(family: str, checkpoint: Checkpoint) -> None:
+    model = load_model(f"hf:{checkpoint(family)}")
+    assert isinstance(model, TorchModel)
+    kept = []
+    model.module.register_forward_hook(
+        lambda module, args, output: kept.append(output.get("past_key_values") is not None)
+    )
+    texts, layers = [SENTENCE, "A dog."], list(model.sheets)
+    without = model.record(texts, layers).values
+    model.options.clear()
+    usual = model.record(texts, layers).values
+    for layer in layers:
+        assert torch.equal(without[layer], usual[layer])
+    assert kept == [False, family in ("gpt2", "gpt_neo", "llama", "opt")]
+
+
 @pytest.mark.parametrize("family", ["gpt2", "roberta"])
 def test_untrained_weights_are_reproducible_and_their_own(family: str, checkpoint: Checkpoint) -> None:
     source = f"hf:{checkpoint(family)}"

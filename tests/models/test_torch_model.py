@@ -213,6 +213,31 @@ def test_the_mode_of_every_part_is_restored(training: bool) -> None:
     assert len(set(before.values())) == 2
 
 
+def test_the_mode_of_a_part_that_switches_itself_is_restored() -> None:
+    model = transformer()
+    model.module.eval()
+    model.module.out.register_forward_hook(lambda module, *_: module.train() and None)  # type: ignore[union-attr]
+    model.record(TEXTS, ["out"])
+    assert not any(part.training for part in model.module.modules())
+
+
+def test_options_go_to_the_forward_and_those_of_a_call_before_them() -> None:
+    class Scaled(Attention):
+        def forward(self, ids: Tensor, mask: Tensor, scale: float = 1.0) -> Tensor:
+            return torch.as_tensor(self.out(super().forward(ids, mask)[:, :, :1].expand(-1, -1, D) * scale))
+
+    model = TorchModel("scaled", seeded(Scaled), encode_words, {"out": Sheet.none(4)}, device="cpu")
+    seen = []
+    model.module.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs.get("scale")), with_kwargs=True
+    )
+    model.record(TEXTS, ["out"])
+    model.options["scale"] = 3.0
+    model.record(TEXTS, ["out"])
+    model.record_encoded(model.encoded(TEXTS), ["out"], scale=5.0)
+    assert seen == [None, 3.0, 5.0]
+
+
 def test_an_error_in_the_forward_pass_leaves_no_hook_and_no_mode_behind() -> None:
     model = transformer()
     model.module.train()
@@ -281,6 +306,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "precision": lambda m: m.module.double(),
     "code": change_code,
     "path": lambda m: m.paths.update(embed="out"),
+    "options of the forward": lambda m: m.options.update(scale=2.0),
 }
 
 
@@ -301,6 +327,29 @@ def test_the_hash_stays_the_same_for_what_changes_no_number() -> None:
     model.module.to("cpu")
     assert model.weights_hash() == before
     assert transformer().weights_hash() == before
+
+
+def test_the_hash_covers_every_tensor_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = transformer()
+    first = model.weights_hash()
+    seen = {first}
+    for tensor in (*model.module.parameters(), *model.module.buffers()):
+        with torch.no_grad():
+            tensor.reshape(-1)[-1] += 1e-3
+        seen.add(model.weights_hash())
+    n_tensors = len(model.module.state_dict())
+    assert len(seen) == n_tensors + 1
+    for n_threads in (1, 2, 7):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n_threads=n_threads: n_threads)
+        assert transformer().weights_hash() == first
+
+
+def test_two_tensors_that_change_places_change_the_hash() -> None:
+    model = transformer()
+    before = model.weights_hash()
+    norm = model.module.encoder.layers[0].norm1  # type: ignore[union-attr,index]
+    norm.weight.data, norm.bias.data = norm.bias.data, norm.weight.data  # type: ignore[union-attr]
+    assert model.weights_hash() != before
 
 
 CODE = """
@@ -349,6 +398,14 @@ def test_survey_lengths_and_digest_follow_the_encoded_stimuli() -> None:
     assert survey.digest == model.survey(list(TEXTS)).digest
     assert survey.digest != model.survey([*TEXTS[:-1], TEXTS[-1] + " again"]).digest
     assert survey.digest != model.survey(list(reversed(TEXTS))).digest
+
+
+def test_token_counts_are_the_lengths_of_the_survey_without_a_reading() -> None:
+    model = transformer()
+    model.module.register_forward_hook(lambda *_: pytest.fail("the module was run"))  # type: ignore[arg-type]
+    counts = model.token_counts(TEXTS)
+    assert counts.tolist() == [len(text.split()) for text in TEXTS]
+    assert counts.tolist() == transformer().survey(TEXTS).lengths.tolist()
 
 
 @pytest.mark.parametrize("change", ["heads", "hook", "closure", "patched forward"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,11 @@ def wrap_transformer(
     if limit is not None and text_config.model_type in COUNTS_FROM_PADDING:
         limit -= int(text_config.pad_token_id) + 1
     encoder = TextEncoder(tokenizer, limit)
-    return TorchModel(name, module, encoder, dict.fromkeys(paths, Sheet.for_width(width)), paths=paths, device=device)
+    sheets = dict.fromkeys(paths, Sheet.for_width(width))
+    model = TorchModel(name, module, encoder, sheets, paths=paths, device=device)
+    if "use_cache" in inspect.signature(module.forward).parameters:
+        model.options["use_cache"] = False  # keys and values are for reading on: a copy of each in every block
+    return model
 
 
 def load_huggingface(

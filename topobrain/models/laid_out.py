@@ -34,7 +34,7 @@ class LaidOut:
 
     Attributes
     ----------
-    survey, weights_hash, device, encode
+    survey, token_counts, weights_hash, device, encode
         Present where the model has them. The hash covers the layouts: cached activations of other layouts are not used.
 
     Raises
@@ -73,6 +73,7 @@ class LaidOut:
     """
 
     survey: Callable[[Sequence[Any]], Survey]
+    token_counts: Callable[[Sequence[Any]], np.ndarray]
     weights_hash: Callable[[], str]
     device: Any
     encode: Callable[[Sequence[Any]], Any]
@@ -102,7 +103,7 @@ class LaidOut:
             "laid_out": {layer: _described(layout) for layer, layout in self.layouts.items()},
         }
         # optional members: a model that cannot be hashed must not look as if it could
-        for member in ("survey", "device", "encode"):
+        for member in ("survey", "token_counts", "device", "encode"):
             if hasattr(model, member):
                 setattr(self, member, getattr(model, member))
         if hasattr(model, "weights_hash"):

@@ -68,9 +68,10 @@ class Model(Protocol):
 
     Notes
     -----
-    Three optional members make extraction faster and cacheable: ``survey(stimuli) -> Survey``, ``weights_hash() -> str``
-    and ``device`` (text or torch.device). `TorchModel` has them. Without ``survey`` and ``weights_hash`` nothing is
-    cached, because a cache key could not cover what changes the numbers.
+    Four optional members make extraction faster and cacheable: ``survey(stimuli) -> Survey``, ``weights_hash() -> str``,
+    ``token_counts(stimuli)`` (the survey's lengths alone, for an extraction that is not cached) and ``device`` (text or
+    torch.device). `TorchModel` has them. Without ``survey`` and ``weights_hash`` nothing is cached, because a cache key
+    could not cover what changes the numbers.
     """
 
     @property

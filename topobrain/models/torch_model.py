@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import is_dataclass
 from types import CodeType
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from topobrain._checks import InputError, unknown
 from topobrain.models.protocol import Recording, Survey
@@ -23,6 +25,8 @@ INPUT = ":input"
 """Suffix of a path that records what goes into a module instead of what comes out."""
 
 SURVEY_CHUNK = 1024
+HASH_THREADS = 4
+"""The most weights that are hashed side by side: as many are copied from an accelerator at once."""
 
 
 class Encoded(NamedTuple):
@@ -124,6 +128,8 @@ class TorchModel:
         self.module = module.to(self.device)
         self.provenance: dict[str, Any] = {}
         """Further fields that results keep of the model (what it was trained on, ...)."""
+        self.options: dict[str, Any] = {}
+        """Further arguments of the module's forward, beside what ``encode`` gives."""
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.module.parameters())
@@ -164,12 +170,13 @@ class TorchModel:
         layers
             Layers to record.
         options
-            Further arguments of the module's forward.
+            Further arguments of the module's forward; they go before the model's own ``options``.
         """
         for layer in layers:
             if layer not in self.sheets:
                 raise unknown("layer", layer, self.sheets, f"(in model {self.name!r})")
         inputs, word = batch
+        options = {**self.options, **options}
         caught: dict[str, Tensor] = {}
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
@@ -203,24 +210,35 @@ class TorchModel:
 
     def survey(self, stimuli: Sequence[Any]) -> Survey:
         """Return the number of tokens of each stimulus, and a hash of the encoded stimuli and of what becomes of two."""
-        sha, lengths = hashlib.sha256(), []
-        per_stimulus = int(
-            getattr(self.encode, "tokens_per_stimulus", 1)
-        )  # what an image counts for: one token may be a megabyte
-        chunk = max(1, SURVEY_CHUNK // per_stimulus)
-        for start in range(0, len(stimuli), chunk):
-            inputs, word = self.encoded(stimuli[start : start + chunk])
-            named = {"": inputs} if isinstance(inputs, Tensor) else inputs
-            for key in sorted(named):
-                sha.update(f"{key}{tuple(named[key].shape)}{named[key].dtype}".encode())
-                sha.update(_bytes(named[key]))
-            sha.update(word.astype(np.int64).tobytes())
-            lengths.append(np.where(word >= 0, np.arange(1, word.shape[1] + 1), 1).max(axis=1))
-        tokens = np.concatenate(lengths) * per_stimulus
+        sha = hashlib.sha256()
+        tokens = self._count_tokens(stimuli, sha)
         order = np.argsort(tokens, kind="stable")
         for position in sorted({int(order[0]), int(order[len(order) // 2])}):
             self._probe(stimuli[position], sha)
         return Survey(tokens, sha.hexdigest())
+
+    def token_counts(self, stimuli: Sequence[Any]) -> np.ndarray:
+        """Return the number of tokens of each stimulus, as `survey` does, without the hash and so without a reading."""
+        if any(is_lazy(tensor) for tensor in (*self.module.parameters(), *self.module.buffers())):
+            self.record(stimuli[:1], list(self.sheets))  # such weights come into being with the first reading
+        return self._count_tokens(stimuli, None)
+
+    def _count_tokens(self, stimuli: Sequence[Any], sha: Any) -> np.ndarray:
+        """Return the number of tokens of each stimulus; what they are encoded to goes into a hash, if there is one."""
+        lengths = []
+        # what an image counts for: one token may be a megabyte
+        per_stimulus = int(getattr(self.encode, "tokens_per_stimulus", 1))
+        chunk = max(1, SURVEY_CHUNK // per_stimulus)
+        for start in range(0, len(stimuli), chunk):
+            inputs, word = self.encoded(stimuli[start : start + chunk])
+            if sha is not None:
+                named = {"": inputs} if isinstance(inputs, Tensor) else inputs
+                for key in sorted(named):
+                    sha.update(f"{key}{tuple(named[key].shape)}{named[key].dtype}".encode())
+                    sha.update(_bytes(named[key]))
+                sha.update(word.astype(np.int64).tobytes())
+            lengths.append(np.where(word >= 0, np.arange(1, word.shape[1] + 1), 1).max(axis=1))
+        return np.asarray(np.concatenate(lengths) * per_stimulus)
 
     def _probe(self, stimulus: Any, sha: Any) -> None:
         """Add what the module really does with a stimulus to a hash.
@@ -237,11 +255,13 @@ class TorchModel:
         """Return a hash of all in the module that changes the numbers: weights, buffers, settings, structure, code."""
         sha = hashlib.sha256()
         tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        hashes = _hashes(tensors)
         for key in sorted(tensors):
-            sha.update(f"{key}{tuple(tensors[key].shape)}{tensors[key].dtype}".encode())
-            sha.update(_bytes(tensors[key]))
+            sha.update(f"{key}{tuple(tensors[key].shape)}{tensors[key].dtype}".encode() + hashes[key])
         sha.update(repr(self.module).encode())
         sha.update(repr(sorted(self.paths.items())).encode())
+        if self.options:
+            sha.update(_content(dict(sorted(self.options.items()))))
         if self.pools:
             sha.update(_content(dict(sorted(self.pools.items()))))
         sha.update(repr(getattr(self.module, "config", "")).encode())
@@ -259,6 +279,20 @@ class TorchModel:
 def _bytes(tensor: Tensor) -> memoryview:
     plain = tensor.detach().cpu().contiguous()
     return plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")  # no copy
+
+
+def _hashes(tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """Return the hash of each tensor's content, hashed side by side on as many threads as torch may use."""
+
+    def digest(name: str) -> bytes:
+        return hashlib.sha256(_bytes(tensors[name])).digest()
+
+    names = sorted(tensors, key=lambda name: -tensors[name].nbytes)  # the largest first: no thread waits for it
+    n_threads = min(torch.get_num_threads(), HASH_THREADS)
+    if n_threads == 1:
+        return {name: digest(name) for name in names}
+    with ThreadPoolExecutor(n_threads) as pool:
+        return dict(zip(names, pool.map(digest, names), strict=True))
 
 
 _MODULE_STATE = frozenset({*vars(nn.Module()), "training", "config"})
@@ -306,12 +340,14 @@ def _content(value: Any) -> bytes:
 def _evaluating(module: nn.Module) -> Iterator[None]:
     """Switch dropout and the like off, and restore every submodule's own mode afterwards."""
     modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    if any(training for _, training in modes):  # setting a module's attribute is slow: many parts, small batches
+        module.eval()
     try:
         yield
     finally:
         for part, training in modes:
-            part.training = training
+            if part.training != training:
+                part.training = training
 
 
 @contextmanager
