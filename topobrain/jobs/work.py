@@ -26,7 +26,7 @@ from topobrain.responses import BrainResponses
 from topobrain.results import Result, load_result
 from topobrain.stats.ridge.memory import parse_memory
 
-NUMERICS = 3
+NUMERICS = 4
 """Raised whenever a change of the code changes the numbers of a part: parts made before are then made again."""
 
 KEPT = (

@@ -94,7 +94,9 @@ def ridge_cv(
     folds
         Inner folds: a number of contiguous folds, or (train, validation) row pairs.
     selection
-        ``"kfold"``: least mean squared error over all inner validation rows; ties go to the lowest penalty.
+        ``"kfold"``: least mean squared error over all inner validation rows; ties go to the lowest penalty. Of 2,048 voxels
+        and 8 penalties or more the least loss is searched for (`topobrain.stats.ridge.penalty_search`): a few losses of each
+        voxel predict the others, and those that may be the least are computed.
         ``"gcv"``: generalised cross-validation in closed form; fast, but it treats rows as independent, so it ignores
         groups and time. ``"loo"``: leave-one-out in closed form; it ignores groups and time, too.
     standardize

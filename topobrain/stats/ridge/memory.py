@@ -11,7 +11,7 @@ from topobrain._checks import InputError, listed
 TILE = 512
 """Voxels solved at a time on a processor: enough for full-speed products, small enough for its cache."""
 
-SEARCH_TILE = 2048
+SEARCH_TILE = 1024
 """The same where a penalty is tried at some voxels of a tile only: these, too, shall be many."""
 
 FEWEST_PENALTIES, FEWEST_VOXELS = 8, 2048
