@@ -8,7 +8,7 @@ from topobrain import stats
 from topobrain._checks import InputError
 from topobrain.stats import permuted_scores
 from topobrain.stats.block_permutations import BLOCKS, FEWEST_ROWS, block_orders
-from topobrain.stats.resampling import permuted_rows
+from topobrain.stats.permuted_orders import permuted_rows
 
 
 @pytest.mark.parametrize("n_rows", [400, 627, 1000, 1013])
@@ -49,7 +49,7 @@ def test_a_table_adds_up_to_the_product_with_permuted_values(n_rows):
         torch.from_numpy(rng.standard_normal((5, n_rows))),
         torch.from_numpy(rng.standard_normal((n_rows, 3))),
     )
-    table = orders.table(weights, values)
+    table = orders.table(orders.placed(weights), orders.dealt(values))
     for row, entries in zip(orders.rows, orders.entries(), strict=True):
         assert torch.allclose(table[torch.from_numpy(entries)].sum(dim=0), weights @ values[row], atol=1e-10)
 

@@ -1,11 +1,17 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from scipy.stats import kstest
 
 from topobrain import stats
 from topobrain._checks import InputError
-from topobrain.stats import resampling
-from topobrain.stats.resampling import bootstrap_scores, permuted_scores, region_means
+from topobrain.stats import permuted_correlations, permuted_refits, permuted_scores
+from topobrain.stats.permuted_orders import permuted_rows
+from topobrain.stats.regions import region_means
 
 
 def noise(*shape, seed=0):
@@ -45,17 +51,17 @@ def study():
 
 
 @pytest.mark.parametrize("scheme", ["stimuli", "circular"])
-@pytest.mark.parametrize("tolerance", [0.0, resampling.TOLERANCE])
+@pytest.mark.parametrize("tolerance", [0.0, permuted_refits.TOLERANCE])
 def test_permuted_scores_equal_a_loop_of_refits(study, scheme, tolerance):
     X, Y, folds, alpha, roi = study
-    orders = resampling.permuted_rows(100, 12, scheme, seed=5)
+    orders = permuted_rows(100, 12, scheme, seed=5)
     expected = slow_scores(X, Y, folds, alpha, orders, standardize=True)
     observed = expected.mean(axis=0)[3] + np.where(np.arange(9) % 2, 0.0, 0.2)
     found = permuted_scores(
         X, Y, folds, alpha, roi, n_regions=4, observed=observed, standardize=True, n_permutations=12, scheme=scheme,
         seed=5, tolerance=tolerance,
     )  # fmt: skip
-    close = 1e-5 if tolerance == 0 else 1e-3
+    close = 1e-5 if tolerance == 0 else 15 * tolerance  # of 25 stimuli a fold, not of the mean over folds
     assert found.n_usable.tolist() == [4, 0, 5, 0]
     for region in (0, 2):
         wanted = expected[:, :, roi == region].mean(axis=2)
@@ -69,9 +75,10 @@ def test_permuted_scores_equal_a_loop_of_refits(study, scheme, tolerance):
 
 def test_every_voxel_keeps_to_the_tolerance_and_small_dimensions_are_left_out():
     X, Y, folds = steep(300, 90), noise(300, 40, seed=4), stats.make_folds(range(300), 5)
-    hat = resampling.hat_matrices(X[folds.splits[0][0]], X[folds.splits[0][1]], [1e3])[1e3]
-    whole = resampling._operator(hat, 0.0)
-    cut = resampling._operator(hat, resampling.TOLERANCE * 300**0.5)
+    small = 1e-4
+    hat = permuted_correlations.hat_matrices(X[folds.splits[0][0]], X[folds.splits[0][1]], [1e3])[1e3]
+    whole = permuted_correlations.make_operator(hat, 0.0)
+    cut = permuted_correlations.make_operator(hat, small * 300**0.5)
     assert len(whole.given) == 60
     assert len(cut.given) < 30
     assert whole.wanted is None
@@ -80,13 +87,37 @@ def test_every_voxel_keeps_to_the_tolerance_and_small_dimensions_are_left_out():
         permuted_scores(
             X, Y, folds, np.full((5, 40), 1e3), alone, n_regions=40, n_permutations=200, tolerance=tolerance
         ).sums.mean(axis=0)
-        for tolerance in (0.0, resampling.TOLERANCE)
+        for tolerance in (0.0, small)
     ]
     moved = scores[1] - scores[0]
-    assert 0 < moved.std() < 3 * resampling.TOLERANCE  # more than once the tolerance where one dimension dominates
+    assert 0 < moved.std() < 3 * small  # more than once the tolerance where one dimension dominates
     assert np.mean(np.abs(moved) > 1e-3) < 2e-3
     assert np.abs(moved).max() < 0.01
     assert scores[0].std() > 100 * moved.std()
+
+
+def test_the_tolerance_moves_no_p_value_by_more_than_a_fraction_of_its_own_error():
+    rng = np.random.default_rng(0)
+    X, folds = steep(400, 200, seed=3), stats.make_folds(range(400), 4)
+    signal = X @ noise(200, 90, seed=5)
+    Y = rng.uniform(0, 0.3, 90) * signal / signal.std(axis=0) + noise(400, 90, seed=6)
+    alpha, roi = rng.choice([30.0, 300.0, 3000.0], size=(4, 90)), np.arange(90) % 3
+    observed = slow_scores(X, Y, folds, alpha, [np.arange(400)])[:, 0]
+    options = {"n_regions": 3, "observed": observed, "n_permutations": 500}
+    exact, cut = (
+        permuted_scores(X, Y, folds, alpha, roi, tolerance=tolerance, **options)
+        for tolerance in (1e-12, permuted_refits.TOLERANCE)
+    )
+    p, moved = ((1 + found.at_least) / 501 for found in (exact, cut))
+    error = np.sqrt(p * (1 - p) / 500)
+    assert 0.2 < (p < 0.05).mean() < 0.8
+    assert 0 < np.abs(moved - p).mean() < 0.15 * error.mean()
+    assert np.abs(moved - p).max() < 0.02
+    null, other = (region_means(found.sums, found.n_usable).mean(axis=0) for found in (exact, cut))
+    assert 0 < (other - null).std() < 0.05 * null.std()
+    assert other.std() == pytest.approx(null.std(), rel=0.005)
+    assert (cut.largest - exact.largest).std() < 0.05 * exact.largest.std()
+    assert np.quantile(cut.largest, 0.95) == pytest.approx(np.quantile(exact.largest, 0.95), rel=0.01)
 
 
 def test_chunks_of_voxels_add_up(study):
@@ -106,14 +137,16 @@ def test_chunks_of_voxels_add_up(study):
 
 def test_a_bound_on_memory_changes_nothing_but_the_chunks(study, monkeypatch):
     X, Y, folds, alpha, roi = study
-    monkeypatch.setattr(resampling, "PRODUCT_VALUES", 300)
-    monkeypatch.setattr(resampling, "VOXEL_TILE", 2)
+    monkeypatch.setattr(permuted_correlations, "PRODUCT_VALUES", 300)
+    monkeypatch.setattr(permuted_correlations, "VOXEL_TILE", 2)
     taken = []
-    chunk = resampling._Work.chunk
-    monkeypatch.setattr(resampling._Work, "chunk", lambda *given: taken.append(chunk(*given)) or taken[-1])
+    chunk = permuted_correlations.PermutedFits.plan
+    monkeypatch.setattr(
+        permuted_correlations.PermutedFits, "plan", lambda *given: taken.append(chunk(*given)) or taken[-1]
+    )
     options = {"n_regions": 3, "n_permutations": 20, "observed": np.zeros(9)}
     free = permuted_scores(X, Y, folds, alpha, roi, **options)
-    bound = permuted_scores(X, Y, folds, alpha, roi, max_memory=60_000, **options)
+    bound = permuted_scores(X, Y, folds, alpha, roi, max_memory=400_000, **options)
     assert taken[0] == 9
     assert taken[1] < 9
     assert np.allclose(bound.sums, free.sums, atol=1e-5)
@@ -123,6 +156,130 @@ def test_a_bound_on_memory_changes_nothing_but_the_chunks(study, monkeypatch):
         InputError, match=r"max_memory is 1\.00 KiB: 20 permutations of 100 stimuli need .* KiB or more"
     ):
         permuted_scores(X, Y, folds, alpha, roi, max_memory="1 KiB", **options)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads; puts it back afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def many():
+    """Features, responses of 75 voxels in five regions, folds and penalties, of enough stimuli to permute blocks."""
+    rng = np.random.default_rng(1)
+    X, folds = steep(403, 150), stats.make_folds(range(403), 3)
+    Y = X @ noise(150, 75, seed=7) / 100 + noise(403, 75, seed=8)
+    return X, Y, folds, rng.choice([1.0, 100.0, 1e4], size=(3, 75)), rng.integers(0, 5, 75)
+
+
+def same(first, second):
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("scheme", ["stimuli", "circular"])
+def test_any_number_of_threads_gives_the_same_numbers_to_the_last_bit(many, threads, monkeypatch, scheme):
+    X, Y, folds, alpha, roi = many
+    monkeypatch.setattr(permuted_correlations, "VOXEL_TILE", 8)
+    options = {"n_regions": 5, "observed": noise(75) / 20, "n_permutations": 60, "scheme": scheme}
+    used, each = set(), permuted_correlations.Workers.each
+    monkeypatch.setattr(
+        permuted_correlations.Workers, "each", lambda self, *given: used.add(self.threads) or each(self, *given)
+    )
+    found = []
+    for number in (1, 2, 3):
+        threads(number)
+        found.append(permuted_scores(X, Y, folds, alpha, roi, **options))
+        assert torch.get_num_threads() == number
+    assert used == {1, 2, 3}
+    assert same(found[0], found[1])
+    assert same(found[0], found[2])
+    assert np.abs(found[0].sums).max() > 0.1
+
+
+def test_chunks_of_voxels_give_the_same_numbers_to_the_last_bit(many):
+    X, Y, folds, alpha, roi = many
+    observed = noise(75) / 20
+    options = {"n_regions": 5, "n_permutations": 60}
+    whole = permuted_scores(X, Y, folds, alpha, roi, observed=observed, **options)
+    a, b = (
+        permuted_scores(X, Y[:, part], folds, alpha[:, part], roi[part], observed=observed[part], **options)
+        for part in (slice(0, 41), slice(41, 75))
+    )
+    assert np.array_equal(a.sums + b.sums, whole.sums)
+    assert np.array_equal(a.n_usable + b.n_usable, whole.n_usable)
+    assert np.array_equal(np.concatenate([a.at_least, b.at_least]), whole.at_least)
+    assert np.array_equal(np.maximum(a.largest, b.largest), whole.largest)
+
+
+def test_every_thread_counts_for_the_bound_on_memory(many, threads, monkeypatch):
+    X, Y, folds, alpha, roi = many
+    taken, plan = [], permuted_correlations.PermutedFits.plan
+    monkeypatch.setattr(
+        permuted_correlations.PermutedFits, "plan", lambda *given: taken.append(plan(*given)) or taken[-1]
+    )
+    needed = []
+    for number in (1, 2, 4):
+        threads(number)
+        with pytest.raises(InputError, match=f"need .* MiB or more with {number} threads") as refused:
+            permuted_scores(X, Y, folds, alpha, roi, n_regions=5, n_permutations=60, max_memory="1 MiB")
+        needed.append(float(str(refused.value).split("need ")[1].split(" MiB")[0]))
+    assert needed[1] - needed[0] > 1
+    assert needed[2] - needed[1] == pytest.approx(2 * (needed[1] - needed[0]), abs=0.05)
+    threads(2)
+    bound = f"{needed[1] + 0.2} MiB"
+    chunks = permuted_scores(X, Y, folds, alpha, roi, n_regions=5, n_permutations=60, max_memory=bound)
+    assert taken[0] < 75
+    assert same(chunks, permuted_scores(X, Y, folds, alpha, roi, n_regions=5, n_permutations=60))
+
+
+def test_tables_in_half_precision_move_scores_far_less_than_the_tolerance(many, monkeypatch):
+    X, Y, folds, alpha, _ = many
+    options = {"n_regions": 75, "n_permutations": 100}
+    found = {}
+    for dtype in (torch.float16, torch.float32):
+        monkeypatch.setattr(permuted_correlations, "table_dtype", lambda *_, dtype=dtype: dtype)
+        found[dtype] = permuted_scores(X, Y, folds, alpha, np.arange(75), **options).sums.mean(axis=0)
+    moved = found[torch.float16] - found[torch.float32]
+    assert 1e-7 < moved.std() < 0.15 * permuted_refits.TOLERANCE
+    assert np.abs(moved).max() < permuted_refits.TOLERANCE
+
+
+def test_tables_are_in_half_precision_only_where_as_much_may_be_left_out(monkeypatch):
+    processor, share = torch.device("cpu"), permuted_correlations.HALF_SHARE
+    for capability, fast in (("AVX2", True), ("AVX512", True), ("DEFAULT", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        assert (permuted_correlations.table_dtype(processor, share) == torch.float16) == fast
+        assert permuted_correlations.table_dtype(processor, share / 2) == torch.float32
+
+
+PEAK = """
+import sys
+import numpy as np, torch
+from topobrain.stats import make_folds, permuted_scores
+def resident(which):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(which)).split()[1]) * 1024
+torch.set_num_threads(2)
+rng = np.random.default_rng(0)
+X, Y, folds = rng.standard_normal((400, 3)), rng.standard_normal((400, 4000)), make_folds(range(400), 2)
+def run(n, **options):
+    alpha = np.logspace(0, 3, 3)[np.arange(2 * n) % 3].reshape(2, n)
+    permuted_scores(X, Y[:, :n], folds, alpha, np.zeros(n, int), n_regions=1, observed=np.zeros(n), **options)
+run(80, n_permutations=3)
+before = resident("VmRSS")
+run(4000, n_permutations=500, max_memory=int(sys.argv[1]))
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the largest size of a process is read from /proc")
+def test_two_threads_keep_to_the_bound_on_memory():
+    bound = 50_000_000
+    done = subprocess.run([sys.executable, "-c", PEAK, str(bound)], capture_output=True, text=True, check=True)
+    assert 5_000_000 < int(done.stdout) < bound  # all voxels at once would take 48 MB more than one
 
 
 def test_voxels_that_cannot_be_scored_are_nan_and_do_not_count(study):
@@ -151,7 +308,7 @@ def test_without_observed_scores_nothing_is_counted(study):
 def test_responses_that_a_permutation_leaves_constant_in_a_fold_score_zero():
     X, Y, folds = noise(40, 3), np.zeros((40, 2)), stats.make_folds(range(40), 4)
     Y[[7, 17, 27], 0], Y[:, 1] = 1.0, noise(40, seed=1)
-    orders = resampling.permuted_rows(40, 50, "stimuli", seed=0)
+    orders = permuted_rows(40, 50, "stimuli", seed=0)
     found = permuted_scores(X, Y, folds, np.ones((4, 2)), np.arange(2), n_regions=2, n_permutations=50, seed=0)
     for k, (_, test) in enumerate(folds):
         ones = np.isin(orders[:, test], [7, 17, 27]).sum(axis=1)
@@ -205,7 +362,7 @@ def test_p_of_few_shifts_is_no_smaller_than_their_number_allows():
 def test_the_true_order_scores_what_was_observed_to_the_last_digit(study, per_fold):
     X, Y, folds, alpha, roi = study
     true = slow_scores(X, Y, folds, alpha, [np.arange(100)])[:, 0]
-    orders = resampling.permuted_rows(100, 400, "circular", seed=0)
+    orders = permuted_rows(100, 400, "circular", seed=0)
     unmoved = (orders[:, 0] == 0).nonzero()[0]
     assert unmoved.size
     observed = true if per_fold else true.mean(axis=0)
@@ -255,47 +412,3 @@ def test_arrays_that_do_not_fit_are_refused(study):
     for wrong in (roi[:4], roi + 1):
         with pytest.raises(InputError, match="a region number from 0 to 2"):
             permuted_scores(X, Y, folds, alpha, wrong, n_regions=3)
-        with pytest.raises(InputError, match="a region number from 0 to 2"):
-            bootstrap_scores(Y, Y, folds, wrong, n_regions=3)
-
-
-# bootstrap sums
-
-
-def test_bootstrap_sums_of_chunks_add_up_and_average_to_the_correlations():
-    prediction, target, folds = noise(120, 7), noise(120, 7, seed=1), stats.make_folds(range(120), 3)
-    target[5, 2] = np.nan
-    roi = np.array([0, 0, 2, 2, 2, 0, 2])
-    whole = bootstrap_scores(prediction, target, folds, roi, n_regions=3, n_bootstrap=40, seed=6)
-    parts = [
-        bootstrap_scores(prediction[:, part], target[:, part], folds, roi[part], n_regions=3, n_bootstrap=40, seed=6)
-        for part in (slice(0, 3), slice(3, 7))
-    ]
-    assert whole.sums.shape == (3, 3, 40)
-    assert whole.n_usable.tolist() == [3, 0, 3]
-    assert np.allclose(parts[0].sums + parts[1].sums, whole.sums, atol=1e-5)
-    draws = stats.bootstrap_correlation(prediction, target, folds, roi, n_bootstrap=40, seed=6)
-    assert np.allclose(region_means(whole.sums, whole.n_usable).mean(axis=0).T, draws, equal_nan=True)
-
-
-def test_many_stimuli_are_drawn_in_float32_with_the_numbers_of_float64(monkeypatch):
-    prediction, target, folds = noise(200, 5) + 1e3, noise(200, 5, seed=1), stats.make_folds(range(200), 4)
-    target += 0.3 * prediction
-    options = {"n_regions": 5, "n_bootstrap": 200}
-    single = bootstrap_scores(prediction, target, folds, np.arange(5), **options).sums
-    monkeypatch.setattr(resampling, "FLOAT32_BLOCKS", 10_000)
-    double = bootstrap_scores(prediction, target, folds, np.arange(5), **options).sums
-    assert 0 < np.abs(single - double).max() < 2e-6
-
-
-def test_draws_of_two_models_are_paired():
-    target, folds = noise(150, 4), stats.make_folds(range(150), 5)
-    draws = [
-        bootstrap_scores(target + 2 * noise(150, 4, seed=s), target, folds, np.zeros(4, int), n_regions=1, seed=9).sums
-        for s in (1, 2)
-    ]
-    same = bootstrap_scores(target + 2 * noise(150, 4, seed=1), target, folds, np.zeros(4, int), n_regions=1, seed=9)
-    assert np.array_equal(draws[0], same.sums)
-    counts = resampling.bootstrap_counts(folds, 150, n_bootstrap=1000, seed=9)
-    assert len(counts) == 5
-    assert all((count.sum(axis=1) == 30).all() for count in counts)

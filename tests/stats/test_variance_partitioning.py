@@ -202,7 +202,7 @@ def test_draws_are_scores_of_resampled_stimuli_the_same_for_all_models(about):
     outer, roi = folds(), np.array([1, 0, 1])
     predictions = fitted(features, Y, outer)
     found = partition_variance(predictions, Y, outer, roi=roi, n_regions=3, about=about, n_bootstrap=4, seed=7)
-    counts = stats.resampling.bootstrap_counts(outer, N, n_bootstrap=4, seed=7)
+    counts = stats.bootstrap.bootstrap_counts(outer, N, n_bootstrap=4, seed=7)
     score = np.zeros((3, 3, 4))  # model, voxel, draw
     unique_r = np.zeros((2, 3, 4))
     for (train, test), count in zip(outer, counts, strict=True):

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from topobrain.encoding.cross_validation import Design
+from topobrain.stats.bootstrap import bootstrap_scores
 from topobrain.stats.folds import Folds
 from topobrain.stats.representational_similarity import linear_cka, rsa, similarity_draws, similarity_null
-from topobrain.stats.resampling import bootstrap_scores
 from topobrain.stats.shared_components import component_null, held_out_components, most_components
 
 Method = Literal["pls", "cca", "pca", "rsa", "cka"]

@@ -15,8 +15,9 @@ from topobrain.encoding.cross_validation import Design
 from topobrain.encoding.parts import scorable
 from topobrain.responses import BrainResponses
 from topobrain.sheet import Sheet
+from topobrain.stats.bootstrap import bootstrap_scores
 from topobrain.stats.paired_smoothness import corrected_for, exceedance, paired, paired_smoothness
-from topobrain.stats.resampling import bootstrap_scores, region_means
+from topobrain.stats.regions import region_means
 from topobrain.stats.shared_components import held_out_components, most_components
 from topobrain.stats.sheet_to_cortex import (
     LEAST_VOXELS,

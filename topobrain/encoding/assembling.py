@@ -17,7 +17,7 @@ from topobrain.encoding.result import REGION, Encoding
 from topobrain.responses import BrainResponses
 from topobrain.stats.contrast import fdr_bh
 from topobrain.stats.group_tests import t_interval
-from topobrain.stats.resampling import region_means
+from topobrain.stats.regions import region_means
 
 QUANTILES = (0.025, 0.975)
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from topobrain._checks import InputError, require_choice
 from topobrain.encoding.cross_validation import Design
-from topobrain.stats.resampling import bootstrap_scores, permuted_scores
+from topobrain.stats.bootstrap import bootstrap_scores
+from topobrain.stats.permuted_refits import permuted_scores
 from topobrain.stats.ridge import NestedFit, check_alphas, nested_ridge
 from topobrain.stats.ridge.memory import parse_memory
 

@@ -11,8 +11,8 @@ import numpy as np
 from topobrain.encoding.cross_validation import Design
 from topobrain.integration.brain_kernels import CLOCKS, Clock, WindowKernels
 from topobrain.integration.brain_search import Searched, fitted, search
+from topobrain.stats.bootstrap import bootstrap_scores
 from topobrain.stats.group_tests import percentile_interval
-from topobrain.stats.resampling import bootstrap_scores
 from topobrain.stats.time_series import run_slices
 
 COLUMNS = 2**16

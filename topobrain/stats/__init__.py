@@ -1,5 +1,6 @@
 """Statistics on plain arrays: contrasts, ridge regression, folds, ceilings, resampling, spatial statistics and nulls."""
 
+from topobrain.stats.bootstrap import ScoreDraws, bootstrap_correlation, bootstrap_scores
 from topobrain.stats.ceiling import (
     InterSubject,
     SplitHalf,
@@ -70,16 +71,9 @@ from topobrain.stats.nulls import (
     torus_shifts,
     torus_test,
 )
+from topobrain.stats.permuted_refits import PermutedScores, permutation_null, permuted_scores
 from topobrain.stats.planted_alignment import PlantedAlignment, planted_alignment
 from topobrain.stats.representational_similarity import linear_cka, rdm, rsa, similarity_draws, similarity_null
-from topobrain.stats.resampling import (
-    PermutedScores,
-    ScoreDraws,
-    bootstrap_correlation,
-    bootstrap_scores,
-    permutation_null,
-    permuted_scores,
-)
 from topobrain.stats.ridge import (
     FoldSizes,
     MemoryPlan,

@@ -57,6 +57,11 @@ class BlockOrders(NamedTuple):
         orders[:, self.rest] = self.rest[self.rest_orders]
         return orders
 
+    @property
+    def n_entries(self) -> int:
+        """Rows of a `table`: a place each of every block, and likewise of the rows left over."""
+        return len(self.blocks) ** 2 + self.rest.size**2
+
     def entries(self) -> Int[np.ndarray, "permutation entry"]:
         """Return the rows of `table` that each permutation adds up."""
         n_blocks, n_rest = len(self.blocks), self.rest.size
@@ -64,30 +69,45 @@ class BlockOrders(NamedTuple):
         second = n_blocks**2 + np.arange(n_rest) * n_rest + self.rest_orders
         return np.hstack([first, second])
 
-    def table(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def placed(self, weights: torch.Tensor) -> list[torch.Tensor]:
+        """Return what each row counts (output, row) by places: (place, output, row of it), and so for rows left over."""
+        return [weights[:, rows].transpose(0, 1).contiguous() for rows in self._kinds(weights)]
+
+    def dealt(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """Return one value a row (row, column) by blocks: (row of it, block, column), and so for rows left over."""
+        return [values[rows].transpose(0, 1).contiguous() for rows in self._kinds(values)]
+
+    def table(
+        self, placed: list[torch.Tensor], dealt: list[torch.Tensor], dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
         """Return what each block adds at each place to ``weights @ values`` (entry, output, column).
 
         Parameters
         ----------
-        weights
-            What each row counts (output, row).
-        values
-            One value a row (row, column).
+        placed, dealt
+            What `placed` makes of the weights, and `dealt` of the values.
+        dtype
+            Of the table (default: that of the values).
         """
         import torch
 
-        parts = []
-        for places in (self.blocks, self.rest[:, None]):
-            n, size = places.shape
-            if not n:
-                continue
-            at = torch.from_numpy(places).to(values.device)
+        shape = placed[0].shape[1], dealt[0].shape[2]
+        table = torch.empty(self.n_entries, *shape, dtype=dtype or dealt[0].dtype, device=dealt[0].device)
+        first = 0
+        for left, right in zip(placed, dealt, strict=True):
+            n, n_outputs, size = left.shape
             # (place, output, row) x (row, block, column): one product for all pairs of places and blocks
-            left = weights[:, at].permute(1, 0, 2).reshape(n * len(weights), size)
-            right = values[at].permute(1, 0, 2).reshape(size, -1)
-            product = (left @ right).view(n, len(weights), n, -1)
-            parts.append(product.transpose(1, 2).reshape(n * n, len(weights), -1))
-        return torch.cat(parts)
+            product = (left.view(-1, size) @ right.view(size, -1)).view(n, n_outputs, n, -1)
+            table[first : first + n * n].view(n, n, *shape).copy_(product.transpose(1, 2))
+            first += n * n
+        return table
+
+    def _kinds(self, like: torch.Tensor) -> list[torch.Tensor]:
+        """Return the rows of blocks, and of what is left over as blocks of one row, if any (block, row of it)."""
+        import torch
+
+        kinds = [self.blocks, self.rest[:, None]] if self.rest.size else [self.blocks]
+        return [torch.from_numpy(rows).to(like.device) for rows in kinds]
 
 
 def block_orders(n_rows: int, n_permutations: int, seed: int) -> BlockOrders:

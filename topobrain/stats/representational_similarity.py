@@ -16,7 +16,7 @@ from topobrain._checks import InputError, require_choice
 from topobrain.stats.correlation import unit_norm
 from topobrain.stats.folds import duplicate_groups
 from topobrain.stats.nulls import product_permutations
-from topobrain.stats.resampling import Scheme, permuted_groups, permuted_rows
+from topobrain.stats.permuted_orders import Scheme, permuted_groups, permuted_rows
 
 Metric = Literal["correlation", "cosine", "euclidean"]
 Comparison = Literal["spearman", "pearson"]

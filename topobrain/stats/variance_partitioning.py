@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from topobrain._checks import InputError, listed, require_choice
+from topobrain.stats.bootstrap import bootstrap_counts, bootstrap_scores
 from topobrain.stats.correlation import column_correlation
 from topobrain.stats.folds import Folds
-from topobrain.stats.resampling import bootstrap_counts, bootstrap_scores
 
 Bands = tuple[str, ...]
 

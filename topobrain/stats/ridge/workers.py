@@ -19,15 +19,21 @@ Done = TypeVar("Done")
 _lock = threading.Lock()
 _inside = 0
 _before = 1
+_own = threading.local()
 
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """Let torch's operations use one thread inside; afterwards the number of threads is what it was.
 
-    Several threads may be inside at the same time: the last one out puts the number back.
+    Several threads may be inside at the same time: the last one out puts the number back. Inside another such block of the
+    same thread, and in a worker's thread, nothing changes.
     """
     global _inside, _before
+    if getattr(_own, "inside", False):
+        yield
+        return
+    _own.inside = True
     with _lock:
         own = _before if _inside else torch.get_num_threads()
         if not _inside:
@@ -37,9 +43,16 @@ def one_thread_each() -> Iterator[None]:
     try:
         yield
     finally:
+        _own.inside = False
         with _lock:
             _inside -= 1
             torch.set_num_threads(own if _inside else _before)
+
+
+def _stay_on_one_thread() -> None:
+    """Make the calling thread one of those that never use several threads."""
+    torch.set_num_threads(1)
+    _own.inside = True
 
 
 def check_threads(threads: int | None) -> int:
@@ -61,7 +74,7 @@ class Workers:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads, initializer=_stay_on_one_thread) if threads > 1 else None
 
     def each(self, task: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
         """Return ``[task(item) for item in items]``; the first exception ends it."""

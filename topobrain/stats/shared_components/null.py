@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from topobrain._checks import InputError, require_choice
 from topobrain.stats.folds import Folds
-from topobrain.stats.resampling import DEFAULT_MEMORY, Scheme, permuted_groups
+from topobrain.stats.permuted_orders import DEFAULT_MEMORY, Scheme, permuted_groups
 from topobrain.stats.ridge.memory import parse_memory, readable
 from topobrain.stats.shared_components.eigenvectors import BLOCK, LeadingEigenvectors
 from topobrain.stats.shared_components.fitting import (
