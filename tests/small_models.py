@@ -18,6 +18,13 @@ def make_tiny_models_quick(patch: pytest.MonkeyPatch) -> None:
     quick = TrainingConfig(steps=20, evaluate_every=10)
     patch.setattr(tiny, "TinyConfig", functools.partial(tiny.TinyConfig, width=36, ffn_width=36, training=quick))
     patch.setattr(tiny, "MAX_TEXTS", 2000)
+    patch.setattr(tiny, "N_HELD_OUT", 200)
+    load_text = tiny.load_text
+
+    def some_texts(name: str) -> list[str]:
+        return load_text(name, n_sentences=3000) if name == "simulated-text" else load_text(name)
+
+    patch.setattr(tiny, "load_text", some_texts)
 
 
 def start(arguments: list[str], **options: Any) -> subprocess.Popen[str]:

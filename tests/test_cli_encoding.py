@@ -279,7 +279,7 @@ def test_ctrl_c_ends_with_130_and_what_is_done_is_used_again(here, capsys):
 
 @pytest.mark.slow
 def test_a_cluster_of_this_machine_scores_several_models(here, capsys):
-    assert main([*arguments("one", "two"), "--scheduler", "local:2", "--store", "store"]) == 0
+    assert main([*arguments("one", "two"), "--scheduler", "local:1", "--store", "store"]) == 0
     first = encoding("one")
     assert main([*arguments("one", "two"), "--store", "other"]) == 0
     assert first.data.drop_attrs().identical(encoding("one").data.drop_attrs())

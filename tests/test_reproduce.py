@@ -17,7 +17,7 @@ from analyses import reproduce
 from topobrain._checks import DataFileError, InputError, UnknownNameError
 
 ROOT = Path(__file__).parents[1]
-QUICK = {"training_steps": 20, "n_permutations": 20, "n_bootstrap": 20}
+QUICK = {"training_steps": 20, "n_permutations": 5, "n_bootstrap": 20}
 
 
 @pytest.fixture(scope="module")

@@ -144,6 +144,7 @@ def test_which_sentences_follow_each_other():
     assert [sentence.follows for sentence in kept] == [False, True, False, True, False, False]
 
 
+@pytest.mark.slow
 def test_what_is_left_of_brown_is_letters_in_lower_case(brown):
     kept = clean_brown()
     assert 25_000 < len(kept) < 35_000

@@ -57,8 +57,21 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def drawing(folder):
-    made = fig12.draw(folder)
+def members(folder):
+    return fig12.members_of(folder)
+
+
+@pytest.fixture(scope="module")
+def partitions(folder, members):
+    return fig12.partitions_of(folder, members)
+
+
+@pytest.fixture(scope="module")
+def drawing(folder, members, partitions):
+    with pytest.MonkeyPatch.context() as patch:  # what is read already
+        patch.setattr(fig12, "members_of", {folder: members}.__getitem__)
+        patch.setattr(fig12, "partitions_of", lambda results, read: {folder: partitions}[results])
+        made = fig12.draw(folder)
     yield made
     plt.close(made.figure)
 
@@ -72,14 +85,13 @@ def drawn_points(ax, colour):
     ]
 
 
-def test_every_model_is_known_by_family_and_role(folder):
-    members = fig12.members_of(folder)
+def test_every_model_is_known_by_family_and_role(members, partitions):
     assert [(one.family, one.role) for one in members] == [
         ("stories260k", "model"), ("stories260k", "untrained"),
         ("topolm-tiny", "model"), ("topolm-tiny", "twin"), ("topolm-tiny", "untrained"),
         ("length and frequency", "baseline"), ("surprisal", "baseline"),
     ]  # fmt: skip
-    assert len(fig12.partitions_of(folder, members)) == 5
+    assert len(partitions) == 5
 
 
 def test_the_network_shows_every_layer_beside_its_ceiling_and_the_baselines(drawing):

@@ -321,6 +321,7 @@ def test_voxels_without_values_are_passed_over():
     assert found.provenance["brain_windows"]["n_unusable_voxels"] == 2
 
 
+@pytest.mark.slow
 def test_results_come_back_from_files_and_from_the_same_seed(tmp_path, monkeypatch):
     monkeypatch.setitem(results.KINDS, "brain_windows", "topobrain.integration.brain_result:BrainWindows")
     Y, words, features = planted(FEW, [0, 3], 1.0, n_volumes=200)

@@ -64,6 +64,7 @@ class TestPlantedWindows:
         assert found.causal
         assert found.data["floor"].values == 0
 
+    @pytest.mark.slow
     def test_random_swaps_converge_with_the_number_of_sequences(self):
         errors = []
         for n in (4, 40, 200):
@@ -119,6 +120,7 @@ class TestPlantedWindows:
         assert np.isnan(found.values("units", "b")).tolist() == [False, True]
         assert found.values("units", "c") == pytest.approx([0, 1], abs=1e-6)
 
+    @pytest.mark.slow
     def test_standard_errors_are_those_of_repeated_studies(self):
         found = []
         for seed in range(12):
@@ -260,6 +262,7 @@ class TestRealModels:
         found = tb.integrate(stories, runs, layers=["embeddings"], max_lag=5, **QUICK)
         assert np.abs(found.curves("embeddings")[1:]).max() < 1e-6
 
+    @pytest.mark.slow
     def test_a_model_that_reads_ahead_has_lags_on_both_sides_and_no_fit(self, runs):
         model = tb.load_model("topoformer-tiny", weights="untrained")
         found = tb.integrate(model, runs, max_lag=4, n_bootstrap=4, n_null=19)

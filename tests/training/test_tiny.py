@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOPOBRAIN_CACHE", str(tmp_path_factory.mktemp("pair")))
         patch.setattr(tiny, "MAX_TEXTS", 2000)
+        patch.setattr(tiny, "load_text", functools.partial(tiny.load_text, n_sentences=3000))
         return train_tiny_pair(CONFIG, device="cpu")
 
 
