@@ -332,9 +332,8 @@ def case_layers(shape: tuple[int, int, int], spectrum: str) -> dict[str, Any]:
 
 def case_permutations(shape: tuple[int, int, int], spectrum: str) -> dict[str, Any]:
     """1,000 permutations at the chosen penalties beside the fit itself, all five outer folds."""
-    from topobrain.stats import nested_ridge
+    from topobrain.stats import nested_ridge, permuted_scores
     from topobrain.stats.folds import given_folds
-    from topobrain.stats import permuted_scores
 
     data = make_data(shape, spectrum)
     options = {"alphas": ALPHAS, "outer": data.outer, "inner": data.inner, "precision": "float32"}

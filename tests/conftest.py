@@ -13,7 +13,6 @@ from small_models import make_tiny_models_quick
 
 from topobrain.store.manifest import DataFile, Manifest, Part
 
-
 SELDOM = (50_000, 20, 20)
 """How seldom garbage in circles is searched for: with the usual numbers the search took a tenth of the tests' time."""
 

@@ -7,8 +7,8 @@ from scipy.stats import kstest, pearsonr, spearmanr
 
 from topobrain._checks import InputError, UnknownNameError
 from topobrain.stats.nulls import product_permutations
-from topobrain.stats.representational_similarity import linear_cka, rdm, rsa, similarity_draws, similarity_null
 from topobrain.stats.permuted_orders import permuted_rows
+from topobrain.stats.representational_similarity import linear_cka, rdm, rsa, similarity_draws, similarity_null
 
 
 def white(*shape, seed=0):
