@@ -19,9 +19,6 @@ from topobrain.stats.ridge.spectrum import FIT_ERROR, LOSS_ERROR, Accuracy, Basi
 from topobrain.stats.ridge.targets import Targets
 from topobrain.stats.ridge.workers import Workers
 
-BLOCK_ERROR = 2e-2
-"""Largest condition number times rounding at which inner folds are left out of a decomposition of all rows."""
-
 Selection = Literal["kfold", "gcv", "loo"]
 
 
@@ -125,7 +122,7 @@ def fit_fold(
             if features.centred is not None and _partition(inner, len(train)):
                 known_rows = features.centred[features.index(train)]
                 shared = known_rows.to(task.selecting) if _even(known_rows, inner) else None
-            if blocks and _blocks_resolve(task.selecting, top, bottom if basis.rank == len(train) - 1 else 0.0, lowest):
+            if blocks:
                 all_rows = replace(basis, left=left)
             splits = tuple((features.index(known), features.index(held)) for known, held in inner)
             rank = min(max(len(known) for known, _ in inner) - 1, features.p)
@@ -146,11 +143,6 @@ def _partition(inner: Sequence[Split], n_rows: int) -> bool:
             len(train) + len(validation) == n_rows == len(np.union1d(train, validation)) for train, validation in inner
         )
     )
-
-
-def _blocks_resolve(dtype: torch.dtype, top: float, bottom: float, lowest: float) -> bool:
-    """Return whether residuals of rows left out come from a decomposition of all rows with enough digits."""
-    return torch.finfo(dtype).eps * (top + lowest) <= BLOCK_ERROR * (bottom + lowest)
 
 
 def _even(rows: torch.Tensor, inner: Sequence[Split]) -> bool:

@@ -23,6 +23,14 @@ BLOCKS = 16
 FILTER_TOLERANCE = 3e-6
 """What interpolation of filters over penalties may leave out in float32."""
 
+BLOCK_ERROR = {torch.float32: 1e-4, torch.float64: 1e-10}
+"""Rounding of what a fit of all rows leaves, beside what it leaves of a fold's rows in any direction, up to which inner folds are
+left out of that fit: so far may the residuals of such a direction be wrong, beside the response."""
+
+LARGEST_SQUARE = 100.0
+"""Largest sum of squares of what one response adds to the residuals, beside its own square, up to which losses are products of
+the responses with squares of the operator: these have rounding errors of that many times the responses' variance."""
+
 DECOMPOSITION = 12.0
 """Operations of an eigen-decomposition beside the cube of its side: measured, as long as a product of so many takes."""
 
@@ -94,12 +102,6 @@ class Inner:
     def n_validated(self) -> int:
         """Number of validation rows over all parts."""
         return sum(len(validation) for _, validation in self.splits)
-
-    @property
-    def eigenvalues(self) -> list[torch.Tensor]:
-        """Eigenvalues between whose extremes those of all parts lie (a kernel's rows left out do not widen them)."""
-        bases = [part.basis for part in self.parts] if self.whole is None else [self.whole]
-        return [basis.eigenvalues for basis in bases if basis.rank]
 
     def weights(self, alphas: torch.Tensor) -> torch.Tensor | None:
         """Return the factor (alpha, row) of each residual, float64; infinite where the fit passes through every row."""
@@ -182,7 +184,6 @@ class Triangles:
 
     def __init__(self, inner: Inner, alphas: torch.Tensor, weights: torch.Tensor | None, workers: Workers) -> None:
         n = len(inner.rows)
-        self.blurred = inner.dtype == torch.float32 and not inner.leave_one_out and inner.n_validated >= n
         height = min(inner.n_validated, n)
         bounds = np.linspace(0, height, min(BLOCKS, height) + 1).astype(int).tolist()
         self._tops = bounds[:-1]
@@ -191,18 +192,14 @@ class Triangles:
             for high, low in itertools.pairwise(bounds)
         ]
         self._leading: tuple[list[int], list[torch.Tensor]] = ([], [])
-        if inner.whole is None:
-            lefts = workers.each(lambda part: part.make_left(), inner.parts)
-        else:
-            lefts, rest = [], outside(inner.whole, inner.dtype)
+        operator = _operators(inner, alphas, weights, workers)
+        short = inner.dtype == torch.float32 and not inner.leave_one_out and inner.n_validated >= n
+        # residuals are largest at the lowest penalty
+        self.blurred = short and float(operator(0).square().sum(dim=0).amax()) <= LARGEST_SQUARE
 
         def fill(number: int) -> None:
-            if inner.whole is None:
-                factor = None if weights is None else weights[number]
-                operator = residual_operator(inner, lefts, alphas[number : number + 1], factor)
-            else:
-                operator = left_out_operator(inner, inner.whole, rest, float(alphas[number]))
-            triangle = products_within([operator]) if self.blurred else torch.linalg.qr(operator, mode="r").R
+            made = operator(number)
+            triangle = products_within([made]) if self.blurred else torch.linalg.qr(made, mode="r").R
             for high, low, block in zip(bounds[:-1], bounds[1:], self._stack, strict=True):
                 block[number] = triangle[high:low, high:]
                 if self.blurred:
@@ -266,6 +263,30 @@ def residual_operator(
     return operator.to(inner.dtype)
 
 
+def _operators(
+    inner: Inner, alphas: torch.Tensor, weights: torch.Tensor | None, workers: Workers
+) -> Callable[[int], torch.Tensor]:
+    """Return what makes the residual operator of a penalty by its number."""
+    if inner.whole is not None:
+        rest = outside(inner.whole, inner.dtype)
+        whole = inner.whole
+        if left_out_operator(inner, whole, rest, float(alphas.min())) is not None:  # the worst of them
+
+            def left_out(number: int) -> torch.Tensor:
+                made = left_out_operator(inner, whole, rest, float(alphas[number]))
+                assert made is not None
+                return made
+
+            return left_out
+    lefts = workers.each(lambda part: part.make_left(), inner.parts)
+
+    def residual(number: int) -> torch.Tensor:
+        factor = None if weights is None else weights[number]
+        return residual_operator(inner, lefts, alphas[number : number + 1], factor)
+
+    return residual
+
+
 def outside(whole: Basis, dtype: torch.dtype) -> torch.Tensor | None:
     """Return the projection (row, row) on what neither a basis of rows nor the constant spans; None if nothing is left."""
     left = whole.left
@@ -277,24 +298,33 @@ def outside(whole: Basis, dtype: torch.dtype) -> torch.Tensor | None:
     return (torch.eye(n, dtype=torch.float64, device=left.device) - 1 / n - wide @ wide.T).to(dtype)
 
 
-def left_out_operator(inner: Inner, whole: Basis, rest: torch.Tensor | None, alpha: float) -> torch.Tensor:
+def left_out_operator(inner: Inner, whole: Basis, rest: torch.Tensor | None, alpha: float) -> torch.Tensor | None:
     r"""Return the matrix (validation row, training row) that turns responses into residuals of all inner folds.
 
-    From the decomposition of all rows alone: with :math:`M = U\,\mathrm{diag}(\alpha / (s + \alpha))\,U^\top + P`, what a fit
-    of all rows leaves, the residuals of rows k in a fit of the others are :math:`M_{kk}^{-1} M_k y`, intercept included.
-    It is the formula of leave-one-out for blocks of rows.
+    From the decomposition of all rows alone: with :math:`M = U\,\mathrm{diag}(1 / (s + \alpha))\,U^\top + P / \alpha`, what a
+    fit of all rows leaves, the residuals of rows k in a fit of the others are :math:`M_{kk}^{-1} M_k y`, intercept included.
+    It is the formula of leave-one-out for blocks of rows. None where rounding would show: rows of a fold that are far out in
+    a direction that no other fold has.
     """
     left = whole.left
     assert left is not None
     left = left.to(inner.dtype)
-    keep = (alpha / (whole.eigenvalues + alpha)).sqrt().to(inner.dtype)
+    lowest = float(whole.eigenvalues[0]) if rest is None and whole.rank else 0.0
+    keep = ((lowest + alpha) / (whole.eigenvalues + alpha)).sqrt().to(inner.dtype)
     remains = products_within([(left * keep).T])
     if rest is not None:
         remains += rest
-    blocks = []
+    blocks, most = [], BLOCK_ERROR[inner.dtype] / torch.finfo(inner.dtype).eps
     for _, held in inner.splits:
         rows = remains[held]
-        blocks.append(torch.cholesky_inverse(torch.linalg.cholesky(rows[:, held])) @ rows)
+        factor, failed = torch.linalg.cholesky_ex(rows[:, held])
+        if int(failed):
+            return None
+        # twice the root's inverse, not the inverse once: its rounding errors would be those of the square
+        root = torch.linalg.solve_triangular(factor, torch.eye(len(held)).to(factor), upper=False)
+        if not float(root.square().sum(dim=0).amax()) <= most:
+            return None
+        blocks.append(root.T @ (root @ rows))
     return torch.cat(blocks)
 
 

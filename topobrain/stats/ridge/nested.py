@@ -90,7 +90,7 @@ def nested_ridge(
     selection, standardize, precision, device, max_memory
         As in `ridge_cv`.
     threads
-        Threads to use; default: torch's. Numbers are the same for any number of them.
+        Threads to use; default: torch's. Numbers are the same for any number of them; with ``max_memory``, to rounding.
 
     Returns
     -------

@@ -45,7 +45,7 @@ class PenaltySearch:
     penalties predict the others by least squares. For every voxel the losses at the *first* penalties are computed, the
     others predicted; those that may be the least, as far as predictions can be wrong, are computed too, and so are the
     neighbours of the best, as a check. A voxel unlike the pilot voxels (by its leverage in that least-squares fit), or one whose
-    check fails, has all its losses computed. So every loss that is reported is computed, never predicted.
+    check fails, has all its losses computed. So the loss that is reported is computed, not predicted.
 
     Attributes
     ----------
@@ -141,12 +141,13 @@ class PenaltySearch:
         wanted[self.first] = True
         return wanted
 
-    def run(self, tile: TileLosses) -> np.ndarray:
-        """Return a tile's losses (penalty, voxel): infinite where not computed, which is never where they are least."""
-        return self.computed_and_predicted(tile)[0]
+    def run(self, tile: TileLosses) -> tuple[np.ndarray, np.ndarray]:
+        """Return a tile's losses (penalty, voxel), infinite where not computed, which is never where they are least; twice."""
+        losses, _ = self.computed_and_predicted(tile)
+        return losses, losses
 
     def computed_and_predicted(self, tile: TileLosses) -> tuple[np.ndarray, np.ndarray]:
-        """Return what `run` returns, and the losses predicted at all penalties."""
+        """Return a tile's losses, as `run` does, and those predicted at all penalties."""
         found = tile.at(self.first.tolist()).cpu().numpy()
         wanted, predicted = self.wanted(found)
         losses = np.full(predicted.shape, np.inf)
@@ -159,7 +160,7 @@ class PenaltySearch:
 
 
 CELL_ERROR = 1e-5
-"""Largest error, beside the responses' variance, of a loss between penalties where the least loss is looked for there."""
+"""Largest error, beside the responses' variance, seen in a loss between penalties where the least loss is looked for there."""
 
 
 @dataclass(frozen=True)
@@ -230,8 +231,8 @@ class LongSearch:
         depth = CAUTION * float((losses.min(axis=0) - fine.min(axis=0)).max())
         return cls(search, tuple(cells), interpolation, depth)
 
-    def run(self, tile: TileLosses) -> np.ndarray:
-        """Return a tile's losses (penalty, voxel): infinite where not looked for, which is never where they are least."""
+    def run(self, tile: TileLosses) -> tuple[np.ndarray, np.ndarray]:
+        """Return a tile's losses (penalty, voxel), infinite where they cannot be least, and the computed ones (node, voxel)."""
         found, predicted = self.nodes.computed_and_predicted(tile)
         best = found.argmin(axis=0)
         strange = np.isfinite(found).all(axis=0) | self._second_valley(
@@ -250,7 +251,7 @@ class LongSearch:
             losses[np.ix_(cell.between, voxels)] = cell.weights @ given
         compute(tile, found, np.isinf(found) & strange)
         losses[:, strange] = self.interpolation @ found[:, strange]
-        return losses
+        return losses, found
 
     def _second_valley(self, curves: np.ndarray, best: np.ndarray) -> np.ndarray:
         """Return a mask (voxel,) of curves (node, voxel) with another minimum nearly as deep as the best."""

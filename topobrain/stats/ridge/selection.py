@@ -19,6 +19,9 @@ from topobrain.stats.ridge.workers import Workers
 TINY_LOSS = 0.05
 """Below this share of the variance a loss is computed at every penalty from its residuals: short cuts would blur it."""
 
+SMALL_SHARE = 0.01
+"""The same for interpolated losses, beside the largest of any voxel: it tells how large residuals can be made."""
+
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 """What interpolation over penalties may leave out, beside the responses' variance."""
 
@@ -69,11 +72,10 @@ def choose(
     if not possible.any():
         return Choice(np.zeros(targets.n, dtype=np.int64), total[0], "none")
     job = _Job(inner, alphas[possible], None if weights is None else weights[possible], targets, fold, workers, room)
-    total[possible], blurred, told = job.losses()
-    if blurred:
-        tiny = np.flatnonzero(total.min(axis=0) < TINY_LOSS * inner.n_validated)
-        if tiny.size:
-            total[np.ix_(possible, tiny)] = job.exact(tiny)
+    total[possible], blur, told = job.losses()
+    doubtful = np.flatnonzero(total.min(axis=0) < blur)
+    if doubtful.size:
+        total[np.ix_(possible, doubtful)] = job.exact(doubtful)
     index = total.argmin(axis=0)
     loss = total[index, np.arange(targets.n)] / inner.n_validated
     return Choice(index, loss * targets.size(fold, slice(0, targets.n)) ** 2, f"{told}/{grid.size}")
@@ -91,8 +93,8 @@ class _Job:
     workers: Workers
     room: Room
 
-    def losses(self) -> tuple[np.ndarray, bool, str]:
-        """Return losses (penalty, voxel), whether small ones are blurred, and how they were made.
+    def losses(self) -> tuple[np.ndarray, np.ndarray, str]:
+        """Return losses (penalty, voxel), the loss of each voxel (voxel,) below which they are blurred, and how they were made.
 
         Every penalty is computed for few voxels; for many, those that a search asks for (the others are infinite); on a
         long grid, a few for all, and the others interpolated.
@@ -109,12 +111,22 @@ class _Job:
                 some = torch.from_numpy(few).to(self.alphas.device)
                 weights = None if self.weights is None else self.weights[some]
                 losses = self._ready(route, self.alphas[some], weights, mixed=False)
-                found, tried = self._searched(losses, skeleton)
-                return found, losses.blurred or skeleton.weights is not None, f"{route} {tried:.1f}"
+                found, blur, tried = self._searched(losses, skeleton)
+                return found, blur, f"{route} {tried:.1f}"
         route = cheaper_route(self.inner, len(few), n_voxels) if self.room.alphas else "rotated"
         found, blurred = self._everywhere(route, few)
-        blurred |= skeleton.weights is not None
-        return found if skeleton.weights is None else skeleton.weights @ found, blurred, f"{route} {len(few)}"
+        blur = self._blur(found, blurred, skeleton)
+        return found if skeleton.weights is None else skeleton.weights @ found, blur, f"{route} {len(few)}"
+
+    def _blur(self, found: np.ndarray, blurred: bool, skeleton: Skeleton) -> np.ndarray:
+        """Return the loss (voxel,) below which losses have too few digits: beside the variance, beside the largest of all.
+
+        ``found`` are losses (penalty, voxel), infinite where not computed.
+        """
+        blur = np.full(found.shape[1], TINY_LOSS * self.inner.n_validated * (blurred or skeleton.weights is not None))
+        if skeleton.weights is None:
+            return blur
+        return np.asarray(np.maximum(blur, SMALL_SHARE * found.max(where=np.isfinite(found), initial=0.0)))
 
     def exact(self, voxels: np.ndarray) -> np.ndarray:
         """Return losses (penalty, voxel) from residuals at every penalty, without any short cut."""
@@ -129,11 +141,17 @@ class _Job:
         return found
 
     def _skeleton(self) -> Skeleton:
-        values, grid = self.inner.eigenvalues, self.alphas.cpu().numpy()
+        grid, tolerance = self.alphas.cpu().numpy(), TOLERANCE[self.inner.dtype]
+        whole = self.inner.whole
+        bases = [part.basis for part in self.inner.parts] if whole is None else [whole]
+        values = [basis.eigenvalues for basis in bases if basis.rank]
         if not values or self.inner.leave_one_out:  # the leverages of leave-one-out leave the span
             return every_penalty(grid.size)
         lowest, highest = min(float(v[0]) for v in values), max(float(v[-1]) for v in values)
-        return make_skeleton(grid, lowest, highest, tolerance=TOLERANCE[self.inner.dtype])
+        if whole is not None and whole.rank < len(self.inner.rows) - 1:
+            # rows left out may leave next to nothing of a direction; below this the filters are proportional to each other
+            lowest = min(lowest, float(grid.min()) * tolerance**0.5)
+        return make_skeleton(grid, lowest, highest, tolerance=tolerance)
 
     def _responses(self, voxels: Columns) -> torch.Tensor:
         return self.targets.standard(self.fold, self.inner.rows, voxels, self.inner.dtype)
@@ -162,8 +180,8 @@ class _Job:
             self.workers.each(tile, self.targets.tiles(self.room.tile))
         return total, blurred
 
-    def _searched(self, losses: Triangles | Rotations, skeleton: Skeleton) -> tuple[np.ndarray, float]:
-        """Return losses (penalty, voxel) where they can be least, infinite elsewhere, and how many were computed a voxel."""
+    def _searched(self, losses: Triangles | Rotations, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return losses (penalty, voxel), infinite where they cannot be least, their blur, and how many a voxel were computed."""
         pilots = np.unique(np.linspace(0, self.targets.n - 1, PILOT).astype(int))
         known, scale = losses.tile(self._responses(pilots)).at(None).cpu().numpy(), float(self.inner.n_validated)
         search: PenaltySearch | LongSearch | None
@@ -173,18 +191,19 @@ class _Job:
             search = LongSearch.learn(known, scale, skeleton.rows, skeleton.weights)
         if search is not None and isinstance(losses, Triangles):
             losses.lead(search.first.tolist())
-        total = np.empty((len(self.alphas), self.targets.n))
+        total, blur = np.empty((len(self.alphas), self.targets.n)), np.empty(self.targets.n)
 
         def tile(voxels: slice) -> float:
             ready = Counted(losses.tile(self._responses(voxels)))
-            if search is not None:
-                total[:, voxels] = search.run(ready)
-            else:
+            if search is None:
                 found = ready.at(None).cpu().numpy()
                 total[:, voxels] = found if skeleton.weights is None else skeleton.weights @ found
+            else:
+                total[:, voxels], found = search.run(ready)
+            blur[voxels] = self._blur(found, losses.blurred, skeleton)
             return ready.count
 
-        return total, sum(self.workers.each(tile, self.targets.tiles(self.room.tile))) / self.targets.n
+        return total, blur, sum(self.workers.each(tile, self.targets.tiles(self.room.tile))) / self.targets.n
 
 
 def choose_gcv(

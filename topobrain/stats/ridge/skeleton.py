@@ -9,6 +9,9 @@ import numpy as np
 GRID = 40
 """Eigenvalues that stand for the spectrum: the loss is smooth in their logarithm."""
 
+PER_DECADE = 6
+"""At least so many of them a decade."""
+
 LARGEST_WEIGHT = 8.0
 """Interpolation that multiplies rounding errors by more than this is not used."""
 
@@ -76,9 +79,10 @@ def make_skeleton(
     n = len(alphas)
     if n < 6 or not 0 < lowest <= highest < np.inf:
         return every_penalty(n)
-    s = np.geomspace(lowest, highest, GRID)
+    size = max(GRID, int(PER_DECADE * np.log10(highest / lowest)))
+    s = np.geomspace(lowest, highest, size)
     d = s / (s + alphas[:, None])
-    first, second = np.triu_indices(GRID)
+    first, second = np.triu_indices(size)
     return _interpolated(np.hstack([np.ones((n, 1)), d, d[:, first] * d[:, second]]), tolerance)
 
 
