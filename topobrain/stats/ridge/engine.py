@@ -91,7 +91,23 @@ def fit_fold(
     single = task.fitting == torch.float32 and features.single_resolves and task.selection != "loo"
     # the losses of inner folds may come from this basis, too
     blocks = features.kernel is not None and task.selection == "kfold" and _partition(inner, len(train))
-    basis = features.basis(train, test, Accuracy(single, lowest, LOSS_ERROR if blocks else FIT_ERROR), whole)
+
+    def decompose_all() -> Basis:
+        return features.basis(train, test, Accuracy(single, lowest, LOSS_ERROR if blocks else FIT_ERROR), whole)
+
+    def decompose_inner(pair: Split, resolves: bool = True) -> Basis:
+        accuracy = Accuracy(resolves and task.selecting == torch.float32, lowest)
+        return features.basis(train[pair[0]], train[pair[1]], accuracy, whole).to(task.selecting)
+
+    early: list[Basis] = []
+    if blocks or task.selection != "kfold" or task.grid.size == 1:
+        basis = decompose_all()
+    else:  # side by side: one decomposition alone would keep one core busy
+        tasks: list[Callable[[], Basis]] = [
+            decompose_all,
+            *(partial(decompose_inner, pair, features.single_resolves) for pair in inner),
+        ]
+        basis, *early = workers.each(lambda make: make(), tasks)
     if single and basis.rank:
         features.single_resolves = basis.rows.dtype == torch.float32  # the next folds' spectra are alike
     if task.fitting == torch.float32 and task.selection != "loo" and basis.single_projects:
@@ -109,14 +125,13 @@ def fit_fold(
             within = Inner(((everyone, everyone),), lambda: [own], basis.rank, True, train, task.selecting)
         else:
             top, bottom = (float(basis.eigenvalues[i]) for i in (-1, 0)) if basis.rank else (0.0, 0.0)
-            rule = Accuracy(True, lowest)
-            accuracy = Accuracy(task.selecting == torch.float32 and rule.enough(top, bottom), lowest)
+            resolves = Accuracy(True, lowest).enough(top, bottom)
 
-            def part(pair: Split) -> Part:
-                rows = train[pair[0]]
-                inside = features.basis(rows, train[pair[1]], accuracy, whole).to(task.selecting)
+            def part(number: int) -> Part:
+                pair = inner[number]
+                inside = early[number] if early else decompose_inner(pair, resolves)
                 known, held = (features.index(numbers) for numbers in pair)
-                return Part(inside, known, held, lambda: features.left(inside, rows))
+                return Part(inside, known, held, lambda: features.left(inside, train[pair[0]]))
 
             shared, all_rows = None, None
             if features.centred is not None and _partition(inner, len(train)):
@@ -127,7 +142,14 @@ def fit_fold(
             splits = tuple((features.index(known), features.index(held)) for known, held in inner)
             rank = min(max(len(known) for known, _ in inner) - 1, features.p)
             within = Inner(
-                splits, lambda: workers.each(part, inner), rank, False, train, task.selecting, shared, all_rows
+                splits,
+                lambda: workers.each(part, range(len(inner))),
+                rank,
+                False,
+                train,
+                task.selecting,
+                shared,
+                all_rows,
             )
         choice = choose(within, task.grid, targets, fold, workers, task.room)
     return FittedFold(basis.to(task.fitting), left.to(task.fitting), choice)

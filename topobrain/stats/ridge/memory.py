@@ -14,6 +14,9 @@ TILE = 512
 SEARCH_TILE = 1024
 """The same where a penalty is tried at some voxels of a tile only: these, too, shall be many."""
 
+TILES_TOGETHER = 2
+"""Tiles are as many as a multiple of this."""
+
 FEWEST_PENALTIES, FEWEST_VOXELS = 8, 2048
 """Penalties and voxels from which the least loss is searched for, instead of computing all."""
 
@@ -234,6 +237,8 @@ def memory_plan(
     searched = is_searched(sizes, selection)
     widest = DEVICE_TILE if accelerator else SEARCH_TILE if searched else TILE
     tile = min(widest, max(sizes.n_voxels, SMALLEST_TILE))
+    if sizes.n_voxels > tile and not accelerator:  # as many tiles for each of two threads
+        tile = -(-sizes.n_voxels // (TILES_TOGETHER * -(-sizes.n_voxels // (TILES_TOGETHER * tile))))
     fixed = _fixed_parts(sizes, selection, standardize, chosen, weights, threads)
     need = needs_triangles(sizes, selection, chosen)
     triangle = 0 if need is False else int((8 if chosen == "float64" else 4) * sizes.n_train**2 * 0.55)
