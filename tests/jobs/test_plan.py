@@ -68,6 +68,7 @@ def test_a_model_by_name_is_planned_from_its_sheets_alone(tmp_path, monkeypatch)
     sheets = load_model(name, weights="untrained").sheets
     assert {job.layer: job.n_units for job in plan.jobs} == {layer: sheet.n_units for layer, sheet in sheets.items()}
     assert all(job.done is None for job in plan.jobs)
+    assert {job.model for job in plan.jobs} == {name}
     assert "not known" in str(plan)
     assert not files(cache)
 

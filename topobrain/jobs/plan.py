@@ -246,7 +246,9 @@ class Costing:
         made = PartOptions(alphas=tuple(grid.tolist()), seed=folds.get("seed", 0), **asked)
         n_units = {layer: model.sheets[layer].n_units for layer in names}
         settled = settled_options(design, n_units, chosen.data.sizes["voxel"], made)
-        return self.jobs(model.name, n_units, chunks_of(chosen, voxel_chunk), design, len(chosen.rois), settled, None)
+        # a model that is read for its sheets alone calls itself untrained
+        label = name if isinstance(name, str) and weights is None else model.name
+        return self.jobs(label, n_units, chunks_of(chosen, voxel_chunk), design, len(chosen.rois), settled, None)
 
 
 def _sheets_only(name: Any, weights: str | None) -> Model:
