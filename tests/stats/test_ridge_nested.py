@@ -701,9 +701,7 @@ def test_mixed_residuals_equal_those_of_every_penalty(shape, force, monkeypatch)
     force("rotated")
     calls = []
     skeleton = engine_losses.filter_skeleton
-    monkeypatch.setattr(
-        engine_losses, "filter_skeleton", lambda *a, **k: calls.append(skeleton(*a, **k)) or calls[-1]
-    )
+    monkeypatch.setattr(engine_losses, "filter_skeleton", lambda *a, **k: calls.append(skeleton(*a, **k)) or calls[-1])
     mixed = fit(X, Y, alphas=grid, precision="mixed")
     assert all(found.weights is not None for found in calls)
     assert calls
