@@ -226,6 +226,7 @@ def test_a_job_that_takes_every_worker_down_ends_with_advice(tmp_path, two_worke
     jobs = [stand_in(tmp_path, number) for number in range(4)]
     with (
         connected(two_workers) as client,
-        pytest.raises(ClusterError, match=r"layer 'layer2'.*the workers that ran it died"),
+        # a job that waited on the same workers may be named in its place
+        pytest.raises(ClusterError, match=r"layer 'layer\d'.*the workers that ran it died"),
     ):
         run_jobs(jobs, work=die_at_two, client=client)

@@ -247,7 +247,7 @@ class Costing:
         n_units = {layer: model.sheets[layer].n_units for layer in names}
         settled = settled_options(design, n_units, chosen.data.sizes["voxel"], made)
         # a model that is read for its sheets alone calls itself untrained
-        label = name if isinstance(name, str) and weights is None else model.name
+        label = model.name if weights is not None else model.name.removesuffix(" (untrained)")
         return self.jobs(label, n_units, chunks_of(chosen, voxel_chunk), design, len(chosen.rois), settled, None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -77,6 +77,7 @@ def make_operator(hat: np.ndarray, share: float) -> Operator | None:
     return Operator(centred, None)
 
 
+@runtime_checkable
 class Permuting(Protocol):
     """What one fold's tiles have in common: permuted test and training rows, and how products with them are made."""
 

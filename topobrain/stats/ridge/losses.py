@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -113,6 +113,7 @@ class Inner:
         return torch.where(free > 1e-10, 1 / free, torch.inf)
 
 
+@runtime_checkable
 class TileLosses(Protocol):
     """The losses of one tile of voxels, made as they are asked for."""
 
@@ -128,6 +129,7 @@ class TileLosses(Protocol):
         """
 
 
+@runtime_checkable
 class Losses(Protocol):
     """What is made ready once for all voxels.
 
