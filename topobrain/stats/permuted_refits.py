@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,9 +14,6 @@ from topobrain.stats.folds import Folds
 from topobrain.stats.permuted_orders import Scheme, permuted_rows
 from topobrain.stats.regions import check_regions, region_columns, region_means
 from topobrain.stats.ridge.memory import parse_memory
-
-if TYPE_CHECKING:
-    pass
 
 TOLERANCE = 3e-4
 """How far `permuted_scores` may move a voxel's score, about, over permutations; a null is far wider."""

@@ -236,7 +236,7 @@ class _TriangleTile:
     y: torch.Tensor
 
     def at(self, numbers: Sequence[int] | None, columns: torch.Tensor | None = None) -> torch.Tensor:
-        y = self.y if columns is None else self.y.index_select(1, columns)
+        y = self.y if columns is None else self.y.index_select(1, columns.to(self.y.device))
         loss: torch.Tensor | None = None
         for top, block in self.triangles.blocks(numbers):
             product = (block.reshape(-1, block.shape[2]) @ y[top:]).view(*block.shape[:2], -1)
@@ -446,6 +446,7 @@ class _RotatedTile:
 
     def at(self, numbers: Sequence[int] | None, columns: torch.Tensor | None = None) -> torch.Tensor:
         asked = None if numbers is None else list(numbers)
+        columns = None if columns is None else columns.to(self._outside.device)
         outside = self._outside if columns is None else self._outside[columns]
         loss = outside.repeat(self._of.n_alphas if asked is None else len(asked), 1)
         weights = self._of.weights

@@ -102,11 +102,8 @@ class PenaltySearch:
     @classmethod
     def _with(cls, first: list[int], losses: np.ndarray, scale: float) -> PenaltySearch:
         given = np.vstack([np.full(losses.shape[1], scale), losses[first]])
-        weights, missed = _regress(given, losses)
+        weights, missed, spread = _regress(given, losses)
         margin = CAUTION * missed + ROUNDING * scale
-        left, sizes, _ = np.linalg.svd(given[:, ::2], full_matrices=False)
-        keep = sizes > 1e-9 * sizes[0]
-        spread = (left[:, keep] / sizes[keep] ** 2) @ left[:, keep].T
         out = np.einsum("iv,ij,jv->v", given, spread, given)
         return cls(np.array(first), weights, margin, spread, CAUTION * float(out.max()), scale)
 
@@ -226,7 +223,7 @@ class LongSearch:
             near = np.array(sorted({*close, *search.first.tolist()}))
             between = np.arange(rows[max(node - 1, 0)], rows[min(node + 1, n - 1)] + 1)
             given = np.vstack([np.full(losses.shape[1], scale), losses[near]])
-            weights, missed = _regress(given, fine[between])
+            weights, missed, _ = _regress(given, fine[between])
             cells.append(Cell(near, between, weights if missed.max() <= CELL_ERROR * scale else None))
         depth = CAUTION * float((losses.min(axis=0) - fine.min(axis=0)).max())
         return cls(search, tuple(cells), interpolation, depth)
@@ -270,10 +267,13 @@ def compute(tile: TileLosses, losses: np.ndarray, wanted: np.ndarray) -> None:
         losses[number, columns] = tile.at([number], torch.from_numpy(columns)).cpu().numpy()[0]
 
 
-def _regress(given: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return least-squares weights from every other voxel, and the largest errors in the rest (row of ``wanted``,)."""
-    known = given[:, ::2]
-    left, sizes, right = np.linalg.svd(known, full_matrices=False)
+def _regress(given: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return least-squares weights from every other voxel, the largest errors in the rest (row of ``wanted``,), and the spread.
+
+    The spread (given, given) is the inverse of the products of the voxels learned from: what gives a voxel's leverage.
+    """
+    left, sizes, right = np.linalg.svd(given[:, ::2], full_matrices=False)
     keep = sizes > 1e-9 * sizes[0]
-    weights = wanted[:, ::2] @ ((right[keep].T / sizes[keep]) @ left[:, keep].T)
-    return weights, np.abs(weights @ given[:, 1::2] - wanted[:, 1::2]).max(axis=1)
+    left, sizes, right = left[:, keep], sizes[keep], right[keep]
+    weights = wanted[:, ::2] @ ((right.T / sizes) @ left.T)
+    return weights, np.abs(weights @ given[:, 1::2] - wanted[:, 1::2]).max(axis=1), (left / sizes**2) @ left.T
