@@ -8,11 +8,12 @@ import topobrain as tb
 from topobrain._checks import DataFileError, InputError, UnknownNameError
 from topobrain.jobs import PartsStore, encode_all, work
 from topobrain.jobs.studies import chunks_of, file_of, together
+from topobrain.stats.ridge.workers import one_thread_each
 
 
 def encode_alone(*arguments, **options) -> tb.Encoding:
     """`encode`, on one thread as jobs are."""
-    with work.ONE_THREAD:
+    with one_thread_each():
         return tb.encode(*arguments, **options)
 
 

@@ -136,26 +136,6 @@ def test_errors_that_are_told_keep_their_kind(tmp_path):
         raise DataFileError("no disk")
 
 
-def test_jobs_run_on_one_thread_and_the_last_of_them_puts_the_threads_back():
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        one = work.OneThread()
-        one.__enter__()
-        assert torch.get_num_threads() == 1
-        with one:
-            one.__exit__()  # the first ends while the second runs
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 3
-        with pytest.raises(ValueError, match="inside"), one:
-            raise ValueError("inside")
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-
-
 def keys(activations=None, responses=None, **options):
     given = {**QUICK, **options}
     chunk = given.pop("voxel_chunk", 7)

@@ -1,7 +1,10 @@
-"""Workers: each on one thread of torch, whatever happens inside, and the number before is put back."""
+"""Workers: each on one thread of torch and numpy, whatever happens inside, and the numbers before are put back."""
+
+import threading
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from topobrain.stats.ridge.workers import one_thread_each, working
 
@@ -38,3 +41,38 @@ def test_the_number_is_put_back_after_an_error():
     with pytest.raises(ZeroDivisionError), working(2) as workers:
         workers.each(lambda n: 1 // n, range(3))
     assert torch.get_num_threads() == 3
+
+
+def blas_threads():
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+def test_numpys_products_stay_on_one_thread_and_get_theirs_back():
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = blas_threads()
+        with one_thread_each():
+            assert set(blas_threads()) == {1}
+        assert blas_threads() == before
+        assert max(before) == 2
+
+
+def test_the_last_of_several_threads_puts_the_numbers_back():
+    inside, leave = threading.Event(), threading.Event()
+
+    def other():
+        with one_thread_each():
+            inside.set()
+            leave.wait()
+
+    with threadpool_limits(limits=2, user_api="blas"):
+        thread = threading.Thread(target=other)
+        try:
+            with one_thread_each():
+                thread.start()
+                assert inside.wait(30)
+            assert torch.get_num_threads() == 3
+            assert set(blas_threads()) == {1}
+        finally:
+            leave.set()
+            thread.join()
+        assert max(blas_threads()) == 2

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -163,7 +162,10 @@ def _run(job: Job) -> Done:
         if found != wanted:
             raise DataFileError(f"the {what} in {path} changed since the jobs were planned: run the command again")
     options = replace(order.options, precision=job.precision)
-    with ONE_THREAD:
+    from topobrain.stats.ridge.workers import one_thread_each
+
+    # sums over more threads round differently: with one, a job gives the same bits on every machine of a kind
+    with one_thread_each():
         part = encode_part(X, Y, order.design, roi, n_regions=order.n_regions, options=options)
     store.keep_part(job.key, part)
     return Done(job.key, time.perf_counter() - began, False)
@@ -210,39 +212,6 @@ def _opened(
     path: str, state: tuple[int, int, int]
 ) -> Result:  # opening costs more than a small job; another file, another state
     return load_result(path, lazy=True)
-
-
-class OneThread:
-    """Let the products of this process use one thread while any job runs, and put everything back after the last.
-
-    Sums over more threads round differently: with one, a job gives the same bits on every machine of a kind, and workers
-    beside each other do not wait for each other's threads.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.inside = 0
-        self.kept = ExitStack()
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                import torch
-                from threadpoolctl import threadpool_limits
-
-                self.kept.callback(torch.set_num_threads, torch.get_num_threads())
-                torch.set_num_threads(1)
-                self.kept.enter_context(threadpool_limits(limits=1, user_api="blas"))
-            self.inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                self.kept.close()
-
-
-ONE_THREAD = OneThread()
 
 
 @contextmanager

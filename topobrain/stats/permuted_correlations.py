@@ -15,6 +15,7 @@ from topobrain.stats.folds import Folds
 from topobrain.stats.permuted_orders import DEFAULT_MEMORY
 from topobrain.stats.ridge import hat_matrices
 from topobrain.stats.ridge.memory import readable
+from topobrain.stats.ridge.spectrum import eigh
 from topobrain.stats.ridge.workers import Workers
 
 VOXEL_TILE = 256
@@ -72,7 +73,7 @@ def make_operator(hat: np.ndarray, share: float) -> Operator | None:
         left_out = torch.linalg.eigvalsh(products).clamp_min(0.0).cumsum(0)  # eigenvalues ascend, and sum to 1
         rank = max(1, int((left_out > share**2).sum()))
         if rank < BASIS_PAYS * len(centred):  # in a basis, the test responses cost a product too
-            basis = torch.linalg.eigh(products)[1][:, -rank:].T.contiguous()
+            basis = eigh(products)[1][:, -rank:].T.contiguous()
             return Operator(basis @ centred, basis)
     return Operator(centred, None)
 

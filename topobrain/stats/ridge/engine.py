@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from topobrain.stats.folds import Split
-from topobrain.stats.ridge.features import FAR, Features
+from topobrain.stats.ridge.closed_form import Crossed, Projected, choose_gcv
+from topobrain.stats.ridge.features import FAR, Features, Whole
 from topobrain.stats.ridge.losses import Inner, Part
 from topobrain.stats.ridge.memory import FoldSizes, MemoryPlan
-from topobrain.stats.ridge.selection import Choice, Room, choose, choose_gcv
+from topobrain.stats.ridge.selection import Choice, Room, choose
 from topobrain.stats.ridge.spectrum import FIT_ERROR, LOSS_ERROR, Accuracy, Basis
 from topobrain.stats.ridge.targets import Targets
 from topobrain.stats.ridge.workers import Workers
@@ -72,31 +73,18 @@ class FittedFold:
     choice: Choice
 
 
-Chosen = Callable[[Basis, slice, torch.Tensor, np.ndarray], None]
-
-
 def fit_fold(
-    task: Task, features: Features, targets: Targets, fold: int, split: Split, inner: Sequence[Split], workers: Workers,
-    then: Chosen | None = None,
-) -> FittedFold:  # fmt: skip
-    """Decompose the training rows and choose each usable voxel's penalty in them.
-
-    In closed form, ``then`` is called with the basis, each tile's voxels, its standardised responses in the basis, and its
-    choices.
-    """
-    train, test = split
-    lowest = float(task.grid[0])
+    task: Task, features: Features, targets: Targets, fold: int, split: Split, inner: Sequence[Split], workers: Workers
+) -> FittedFold:
+    """Decompose the training rows and choose each usable voxel's penalty in them."""
+    train, lowest = split[0], float(task.grid[0])
     whole = features.whole(train, workers)
-    # residuals of leave-one-out are small differences: their basis is always float64
-    single = task.fitting == torch.float32 and features.single_resolves and task.selection != "loo"
-    # the losses of inner folds may come from this basis, too
+    # the losses of inner folds may come from the basis of all rows, too
     blocks = features.kernel is not None and task.selection == "kfold" and _partition(inner, len(train))
-
-    def decompose_all() -> Basis:
-        return features.basis(train, test, Accuracy(single, lowest, LOSS_ERROR if blocks else FIT_ERROR), whole)
+    decompose_all = partial(_basis, task, features, split, whole, LOSS_ERROR if blocks else FIT_ERROR)
 
     def decompose_inner(pair: Split, resolves: bool = True) -> Basis:
-        accuracy = Accuracy(resolves and task.selecting == torch.float32, lowest)
+        accuracy = Accuracy(resolves and task.selecting == torch.float32, lowest, projects=task.selecting)
         return features.basis(train[pair[0]], train[pair[1]], accuracy, whole).to(task.selecting)
 
     early: list[Basis] = []
@@ -108,16 +96,12 @@ def fit_fold(
             *(partial(decompose_inner, pair, features.single_resolves) for pair in inner),
         ]
         basis, *early = workers.each(lambda make: make(), tasks)
-    if single and basis.rank:
-        features.single_resolves = basis.rows.dtype == torch.float32  # the next folds' spectra are alike
-    if task.fitting == torch.float32 and task.selection != "loo" and basis.single_projects:
-        basis = basis.to(torch.float32)
     left = features.left(basis, train, workers)
     if task.grid.size == 1 and task.selection != "gcv":
         choice = Choice(np.zeros(targets.n, dtype=np.int64), np.full(targets.n, np.nan), "one penalty")
     elif task.selection == "gcv":
-        told = None if then is None else partial(then, basis.to(task.selecting))
-        choice = choose_gcv(basis, left, train, task.grid, targets, fold, workers, task.selecting, task.room, told)
+        responses = Projected(left, train, targets, fold, task.selecting)
+        choice = choose_gcv(basis, responses, len(train), task.grid, targets, fold, workers, task.plan.tile)
     else:
         if task.selection == "loo":
             everyone = torch.arange(len(train), device=left.device)
@@ -155,6 +139,18 @@ def fit_fold(
     return FittedFold(basis.to(task.fitting), left.to(task.fitting), choice)
 
 
+def _basis(task: Task, features: Features, split: Split, whole: Whole | None, error: float) -> Basis:
+    """Return the basis of an outer fold's training rows, in float32 where that is enough to fit with."""
+    # residuals of leave-one-out are small differences: their basis is always float64
+    allowed = task.fitting == torch.float32 and task.selection != "loo"
+    single = allowed and features.single_resolves
+    turn = torch.float32 if allowed else torch.float64
+    basis = features.basis(*split, Accuracy(single, float(task.grid[0]), error, turn), whole)
+    if single and basis.rank:
+        features.single_resolves = basis.single  # the next folds' spectra are alike
+    return basis.to(torch.float32) if allowed and basis.single_projects else basis
+
+
 def _partition(inner: Sequence[Split], n_rows: int) -> bool:
     """Return whether every row is validated once, by a fit of all rows outside its own fold."""
     held = np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *(validation for _, validation in inner)]))
@@ -186,18 +182,41 @@ def score_fold(
 
     The closed form reads and rotates the responses once, for the choice and for the predictions.
     """
-    if task.selection != "gcv" or task.selecting != task.fitting:
-        fitted = fit_fold(task, features, targets, fold, split, inner, workers)
-        return fitted.choice, predict_fold(task, fitted, targets, fold, split, out, workers)
+    if task.selection == "gcv" and task.selecting == task.fitting:
+        return _score_in_one_pass(task, features, targets, fold, split, out, workers)
+    fitted = fit_fold(task, features, targets, fold, split, inner, workers)
+    return fitted.choice, predict_fold(task, fitted, targets, fold, split, out, workers)
+
+
+def _score_in_one_pass(
+    task: Task, features: Features, targets: Targets, fold: int, split: Split, out: Any, workers: Workers
+) -> tuple[Choice, np.ndarray]:
+    """Do what `score_fold` does where the responses in the basis serve the choice and the predictions."""
+    train, test = split
     r = np.full(targets.n, np.nan)
     alphas = torch.from_numpy(task.grid).to(features.device)
+    decompose = partial(_basis, task, features, split, features.whole(train, workers), FIT_ERROR)
+    responses: Crossed | Projected | None = None
+    if task.plan.crossed:
+        crossed = Crossed(features, train, targets, fold, task.selecting)
+        first: list[Callable[[], Any]] = [decompose, *crossed.tasks(task.plan.tile)]
+        basis: Basis = workers.each(lambda make: make(), first)[0]
+        if basis.rows.dtype == task.fitting:  # else projections need digits that these products lack
+            responses = crossed.ready(basis)
+    else:
+        basis = decompose()
+    if responses is None:
+        left = features.left(basis, train, workers)
+        responses = Projected(left, train, targets, fold, task.selecting)
+    basis = basis.to(task.fitting)
 
-    def predict(basis: Basis, voxels: slice, turned: torch.Tensor, index: np.ndarray) -> None:
+    def predict(voxels: slice, turned: torch.Tensor, index: np.ndarray) -> None:
         keep = basis.filters(alphas)[torch.from_numpy(index).to(turned.device)].T
         size = torch.from_numpy(targets.size(fold, voxels)).to(turned)
-        r[voxels] = _score(targets, fold, split[1], voxels, basis.rows @ (turned * keep) * size, out)
+        r[voxels] = _score(targets, fold, test, voxels, basis.rows @ (turned * keep) * size, out)
 
-    return fit_fold(task, features, targets, fold, split, inner, workers, then=predict).choice, r
+    n, tile = len(train), task.plan.tile
+    return choose_gcv(basis, responses, n, task.grid, targets, fold, workers, tile, predict), r
 
 
 def shrunk_targets(

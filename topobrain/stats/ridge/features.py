@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from topobrain.stats.ridge.spectrum import Accuracy, Basis, decompose
+from topobrain.stats.ridge.spectrum import Accuracy, Basis, decompose, single_projects
 from topobrain.stats.ridge.workers import Workers
 
 CHUNK_BYTES = 64 * 2**20
@@ -167,7 +167,8 @@ class Features:
         values, vectors = decompose(gram, max_rank, accuracy, size)
         if gram.dtype != vectors.dtype == torch.float64:  # float32 was tried and does not resolve this spectrum
             return self.basis(train, rows, replace(accuracy, single=False), whole)
-        return Basis(values, (cross.to(vectors.dtype) @ vectors) / values.to(vectors.dtype), vectors)
+        projected = (cross.to(vectors.dtype) @ vectors) / values.to(vectors.dtype)
+        return Basis(values, projected, vectors, single=vectors.dtype == torch.float32)
 
     def _standardised(
         self, inside: torch.Tensor, other: torch.Tensor, dtype: torch.dtype
@@ -188,10 +189,12 @@ class Features:
         gram = gram - len(train) * mean[:, None] * mean
         gram = gram * inverse * inverse[:, None]
         values, vectors = decompose(gram, min(len(train) - 1, self.p), accuracy)
-        dtype = vectors.dtype
-        loading = vectors * inverse.to(dtype)[:, None] / values.sqrt().to(dtype)
-        near = (self.centred[other] - mean).to(dtype)
-        return Basis(values, near @ loading, None, loading, mean.to(dtype))
+        loading = vectors * (inverse[:, None] / values.sqrt()).to(vectors.dtype)
+        if accuracy.projects == torch.float32 and single_projects(values):
+            loading = loading.float()
+        near = (self.centred[other] - mean).to(loading.dtype)
+        single = vectors.dtype == torch.float32
+        return Basis(values, near @ loading, None, loading, mean.to(loading.dtype), single)
 
     def _products(self, train: np.ndarray, inside: torch.Tensor, whole: Whole | None) -> torch.Tensor:
         assert self.centred is not None

@@ -10,6 +10,7 @@ import torch
 
 from topobrain._checks import InputError
 from topobrain.stats.folds import Split
+from topobrain.stats.ridge.spectrum import eigh
 from topobrain.stats.ridge.workers import Workers
 
 TILE = 1024
@@ -43,7 +44,7 @@ class Spectrum:
     @classmethod
     def of_kernel(cls, train: torch.Tensor, new: torch.Tensor) -> Spectrum:
         """Decompose a centred kernel (train, train); ``new`` is (new, train)."""
-        values, vectors = torch.linalg.eigh(train)
+        values, vectors = eigh(train)
         if len(values) and float(values[0]) < -1e-4 * max(float(values[-1]), 0.0):
             raise InputError(
                 f"a kernel must have no negative eigenvalues (after centring); this one's reach from {float(values[0]):.3g} to "
@@ -56,7 +57,7 @@ class Spectrum:
     @classmethod
     def of_features(cls, train: torch.Tensor, new: torch.Tensor, gram: torch.Tensor) -> Spectrum:
         """Decompose centred features (train, feature) through their (feature, feature) products ``gram``."""
-        values, vectors = torch.linalg.eigh(gram)
+        values, vectors = eigh(gram)
         keep = _above_rounding(values)
         values, vectors = values[keep], vectors[:, keep]
         size = values.sqrt()

@@ -28,6 +28,9 @@ DEVICE_TILE = 8192
 
 SMALLEST_TILE = 16
 
+EIGH_PRODUCTS = 6
+"""An eigen-decomposition takes about as long as so many products of its side."""
+
 MOST_EVALUATED = 32
 """Penalties at most whose predictions are held at once: more are no more than mixtures of these in float32."""
 
@@ -102,6 +105,8 @@ class MemoryPlan:
     operators
         Bytes that prediction operators (one a chosen penalty) may take, in the place of the triangles and in that of
         their own; with more of them held-out rows are predicted through the eigenbasis.
+    crossed
+        Products of features and responses are made beside a decomposition (`topobrain.stats.ridge.closed_form`).
     """
 
     parts: dict[str, int]
@@ -110,6 +115,7 @@ class MemoryPlan:
     precision: str
     flops: float
     operators: int = 0
+    crossed: bool = False
 
     @property
     def total(self) -> int:
@@ -256,7 +262,8 @@ def memory_plan(
     room = TRIANGLE_BYTES if bound is None else bound
     alphas = max(1, min(sizes.n_alphas, room // triangle)) if triangle else 0
     if bound is None:
-        return _with_operators(plan(tile, alphas), sizes, weights, TRIANGLE_BYTES)
+        most = plan(tile, alphas)
+        return _with_operators(_with_crossed(most, sizes, selection, weights, None), sizes, weights, TRIANGLE_BYTES)
     while (tile > SMALLEST_TILE or alphas > least_alphas) and plan(tile, alphas).total > bound:
         if alphas > least_alphas and (tile <= 128 or alphas * triangle > bound // 3):
             alphas -= 1
@@ -271,7 +278,23 @@ def memory_plan(
             + listed(f"{name} ({readable(size)})" for name, size in largest)
             + ". Give fewer voxels at a time, or that much memory"
         )
+    least = _with_crossed(least, sizes, selection, weights, bound)
     return _with_operators(least, sizes, weights, bound - least.total)
+
+
+def _with_crossed(plan: MemoryPlan, sizes: FoldSizes, selection: str, weights: bool, bound: int | None) -> MemoryPlan:
+    """Let products of features and responses be made beside a decomposition where there is room, and work to spare.
+
+    They pay where training rows are many: turning products takes ``p * p * v`` operations more, and saves turning rows.
+    """
+    s = sizes
+    fewer = 2 * s.n_features <= s.n_train and s.n_voxels <= s.n_train + EIGH_PRODUCTS * s.n_features
+    if selection != "gcv" or weights or plan.precision == "mixed" or is_dual(s) or not fewer:
+        return plan
+    more = s.n_features * (s.n_voxels + s.n_train) * (4 if plan.precision == "float32" else 8)
+    if bound is not None and plan.total + more > bound:
+        return plan
+    return replace(plan, parts={**plan.parts, "products of features and responses": more}, crossed=True)
 
 
 def _with_operators(plan: MemoryPlan, sizes: FoldSizes, weights: bool, spare: int) -> MemoryPlan:

@@ -1,8 +1,7 @@
-"""The penalty of every voxel: least loss in inner folds, leave-one-out, or generalised cross-validation. Loads torch."""
+"""The penalty of every voxel: least loss in inner folds, or leave-one-out. Loads torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,6 @@ from topobrain.stats.ridge.losses import Inner, Losses, Rotations, Route, Triang
 from topobrain.stats.ridge.memory import FEWEST_PENALTIES, FEWEST_VOXELS, SEARCHED
 from topobrain.stats.ridge.penalty_search import PILOT, Counted, LongSearch, PenaltySearch
 from topobrain.stats.ridge.skeleton import Skeleton, every_penalty, make_skeleton
-from topobrain.stats.ridge.spectrum import Basis
 from topobrain.stats.ridge.targets import Columns, Targets
 from topobrain.stats.ridge.workers import Workers
 
@@ -27,8 +25,6 @@ TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 HARDLY_FEWER = 0.5
 """Where interpolation needs more than this share of the penalties, a search does with fewer."""
-
-Chosen = Callable[[slice, torch.Tensor, np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -204,40 +200,3 @@ class _Job:
             return ready.count
 
         return total, blur, sum(self.workers.each(tile, self.targets.tiles(self.room.tile))) / self.targets.n
-
-
-def choose_gcv(
-    basis: Basis, left: torch.Tensor, rows: np.ndarray, grid: np.ndarray, targets: Targets, fold: int, workers: Workers,
-    dtype: torch.dtype, room: Room, then: Chosen | None = None,
-) -> Choice:  # fmt: skip
-    """Choose each voxel's penalty by generalised cross-validation: one rotation, then no product a penalty.
-
-    ``then`` is called with each tile's voxels, its standardised responses in the basis (rank, voxel), and its choices.
-    """
-    n = len(rows)
-    alphas = torch.from_numpy(grid).to(left.device)
-    keep = alphas[:, None] / (basis.eigenvalues + alphas[:, None])
-    keep = torch.where(torch.isnan(keep), 0.0, keep)
-    # share of free rows, the intercept taking one; as a sum of what is kept, it cancels at no penalty
-    freedom = ((max(n - 1 - basis.rank, 0) + keep.sum(dim=1)) / n).cpu().numpy()
-    relative = keep / torch.from_numpy(np.where(freedom > 0, freedom, 1.0)).to(keep)[:, None]
-    square, turn = (relative**2).to(dtype), left.to(dtype).T.contiguous()
-    index, loss = np.zeros(targets.n, dtype=np.int64), np.full(targets.n, np.inf)
-    factor = 1 / np.where(freedom > 0, freedom, 1.0) ** 2
-
-    def tile(columns: slice) -> None:
-        y = targets.standard(fold, rows, columns, dtype)
-        turned = turn @ y
-        inside = turned * turned
-        # with as many directions as free rows nothing is outside, and rounding must not look like it
-        outside = (y.mul_(y).sum(dim=0) - inside.sum(dim=0)).clamp_(min=0) * (basis.rank < n - 1)
-        score = (square @ inside).double().cpu().numpy() + outside.double().cpu().numpy() * factor[:, None]
-        score /= n
-        score[freedom <= 0] = np.inf
-        index[columns] = score.argmin(axis=0)
-        loss[columns] = score[index[columns], np.arange(score.shape[1])]
-        if then is not None:
-            then(columns, turned, index[columns])
-
-    workers.each(tile, targets.tiles(room.tile))
-    return Choice(index, loss * targets.size(fold, slice(0, targets.n)) ** 2, "closed form")

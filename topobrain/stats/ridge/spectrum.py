@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 LOSS_ERROR = 1e-4
@@ -42,6 +43,8 @@ class Basis:
         (feature, rank) with ``left = (X - mean) @ loading``, where there are no more features than training rows.
     mean
         Training mean (feature,) that goes with ``loading``.
+    single
+        It was decomposed in float32.
     """
 
     eigenvalues: torch.Tensor
@@ -49,6 +52,7 @@ class Basis:
     left: torch.Tensor | None
     loading: torch.Tensor | None = None
     mean: torch.Tensor | None = None
+    single: bool = False
 
     @property
     def rank(self) -> int:
@@ -58,8 +62,7 @@ class Basis:
     @property
     def single_projects(self) -> bool:
         """Whether rows may be projected on these directions in float32."""
-        spread = float(self.eigenvalues[-1] / self.eigenvalues[0]) if self.rank else 1.0
-        return bool(torch.finfo(torch.float32).eps * spread**0.5 <= TURN_ERROR)
+        return single_projects(self.eigenvalues)
 
     def filters(self, alphas: torch.Tensor) -> torch.Tensor:
         """Return ``s / (s + alpha)`` (alpha, rank) in the precision of the rows."""
@@ -67,8 +70,10 @@ class Basis:
 
     def to(self, dtype: torch.dtype) -> Basis:
         """Return the same in another precision; eigenvalues stay float64."""
-        parts = (None if part is None else part.to(dtype) for part in (self.left, self.loading, self.mean))
-        return Basis(self.eigenvalues, self.rows.to(dtype), *parts)
+        left, loading, mean = (
+            None if part is None else part.to(dtype) for part in (self.left, self.loading, self.mean)
+        )
+        return replace(self, rows=self.rows.to(dtype), left=left, loading=loading, mean=mean)
 
 
 @dataclass(frozen=True)
@@ -83,15 +88,24 @@ class Accuracy:
         Lowest penalty of the grid.
     error
         `LOSS_ERROR` or `FIT_ERROR`.
+    projects
+        What the basis is to be used in: float32 lets rows be projected in it where `TURN_ERROR` allows.
     """
 
     single: bool
     lowest_alpha: float
     error: float = LOSS_ERROR
+    projects: torch.dtype = torch.float64
 
     def enough(self, top: float, bottom: float) -> bool:
         """Return whether float32 resolves the lowest eigenvalue plus the lowest penalty."""
         return torch.finfo(torch.float32).eps * top <= self.error * (self.lowest_alpha + max(bottom, 0.0))
+
+
+def single_projects(values: torch.Tensor) -> bool:
+    """Return whether rows may be projected in float32 on directions of these eigenvalues (low to high)."""
+    spread = float(values[-1] / values[0]) if len(values) else 1.0
+    return bool(torch.finfo(torch.float32).eps * spread**0.5 <= TURN_ERROR)
 
 
 def decompose(
@@ -114,14 +128,27 @@ def decompose(
     if max_rank < 1:
         return gram.new_zeros(0, dtype=torch.float64), gram.new_zeros(side, 0)
     if accuracy.single and _may_resolve(gram, max_rank, accuracy):
-        values, vectors = torch.linalg.eigh(gram.float())
+        values, vectors = eigh(gram.float())
         if accuracy.enough(float(values[-1]), float(values[side - max_rank])):
             # penalties are far above the rounding errors here, so what is cut hardly matters
             return _real(values.double(), vectors, max_rank, size, torch.finfo(torch.float32).eps)
     if gram.dtype != torch.float64:
         gram = gram.double()
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = eigh(gram)
     return _real(values, vectors, max_rank, size, torch.finfo(torch.float64).eps * side)
+
+
+def eigh(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return eigenvalues, low to high, and vectors (columns) of a symmetric matrix.
+
+    In float64 on a processor numpy's LAPACK takes two thirds of the time of torch's (measured on AMD), and like that lets
+    other threads go on.
+    """
+    if matrix.dtype != torch.float64 or matrix.device.type != "cpu":
+        values, vectors = torch.linalg.eigh(matrix)
+        return values, vectors
+    found = np.linalg.eigh(matrix.numpy())
+    return torch.from_numpy(found.eigenvalues), torch.from_numpy(found.eigenvectors)
 
 
 def _may_resolve(gram: torch.Tensor, max_rank: int, accuracy: Accuracy) -> bool:

@@ -12,6 +12,9 @@ from topobrain.stats.ridge.workers import Workers
 
 Columns = slice | np.ndarray
 
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Standard deviations whose inverse float32 holds with all its digits."""
+
 
 class Targets:
     """Responses of the usable voxels, never copied whole.
@@ -33,6 +36,7 @@ class Targets:
         self, Y: Any, trains: Sequence[np.ndarray], used: np.ndarray, device: torch.device, workers: Workers, tile: int
     ) -> None:
         self._source, self.device = Y, device
+        self._single = Y.dtype in (torch.float32, np.float32)
         n_voxels = Y.shape[1]
         mean, variance = (np.full((len(trains), n_voxels), np.nan) for _ in range(2))
         usable = np.zeros(n_voxels, dtype=bool)
@@ -84,25 +88,37 @@ class Targets:
 
     def standard(self, fold: int, rows: np.ndarray, voxels: Columns, dtype: torch.dtype) -> torch.Tensor:
         """Return responses (row, voxel) with the training mean taken off, divided by the training standard deviation."""
-        block = self.centred(fold, rows, voxels)
-        return block.mul_(torch.from_numpy(1 / self.size(fold, voxels)).to(self.device)).to(dtype)
+        size = self.size(fold, voxels)
+        share = torch.from_numpy(1 / size)
+        if dtype == torch.float32 and self._single and ((size >= SMALLEST) & (size <= LARGEST)).all():
+            return self._centred_single(fold, rows, voxels).mul_(share.to(self.device, dtype))
+        return self.centred(fold, rows, voxels).mul_(share.to(self.device)).to(dtype)
 
     def centred(self, fold: int, rows: np.ndarray, voxels: Columns) -> torch.Tensor:
         """Return responses (row, voxel) with the training mean taken off, float64."""
         return self.read(rows, voxels).sub_(torch.from_numpy(self.mean[fold, voxels]).to(self.device))
+
+    def _centred_single(self, fold: int, rows: np.ndarray, voxels: Columns) -> torch.Tensor:
+        """Return responses that came in float32 less their mean: the mean taken off in two parts, nothing is lost."""
+        block = self._read(rows, self.columns(voxels), torch.float32)
+        mean = torch.from_numpy(self.mean[fold, voxels])
+        near = mean.float()
+        return block.sub_(near.to(self.device)).sub_((mean - near).float().to(self.device))
 
     def size(self, fold: int, voxels: Columns) -> np.ndarray:
         """Return the training standard deviation (voxel,), 1 where it is too small for a number."""
         spread = np.sqrt(self.variance[fold, voxels])
         return np.asarray(np.where(spread > 0, spread, 1.0))
 
-    def _read(self, rows: np.ndarray, columns: Columns) -> torch.Tensor:
+    def _read(self, rows: np.ndarray, columns: Columns, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         block = self._source[:, columns]
         if isinstance(block, torch.Tensor):
             block = block[_index(rows, block.device)]
         else:
-            block = torch.from_numpy(np.asarray(block[rows], dtype=np.float64))
-        return block.to(device=self.device, dtype=torch.float64)
+            block = torch.from_numpy(
+                np.asarray(block[rows], dtype=np.float32 if dtype == torch.float32 else np.float64)
+            )
+        return block.to(device=self.device, dtype=dtype)
 
 
 def _index(rows: np.ndarray, device: torch.device) -> torch.Tensor:

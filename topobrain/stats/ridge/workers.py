@@ -1,7 +1,8 @@
-"""Tasks side by side, each on one core; torch's own number of threads is put back afterwards. Loads torch."""
+"""Tasks side by side, each on one core; numbers of threads are put back afterwards. Loads torch."""
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from threadpoolctl import LibController, ThreadpoolController
 
 from topobrain._checks import InputError
 
@@ -19,17 +21,18 @@ Done = TypeVar("Done")
 _lock = threading.Lock()
 _inside = 0
 _before = 1
+_blas_before: list[int] = []
 _own = threading.local()
 
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Let torch's operations use one thread inside; afterwards the number of threads is what it was.
+    """Let torch's and numpy's operations use one thread inside; afterwards the numbers of threads are what they were.
 
-    Several threads may be inside at the same time: the last one out puts the number back. Inside another such block of the
+    Several threads may be inside at the same time: the last one out puts the numbers back. Inside another such block of the
     same thread, and in a worker's thread, nothing changes.
     """
-    global _inside, _before
+    global _inside, _before, _blas_before
     if getattr(_own, "inside", False):
         yield
         return
@@ -37,7 +40,9 @@ def one_thread_each() -> Iterator[None]:
     with _lock:
         own = _before if _inside else torch.get_num_threads()
         if not _inside:
-            _before = own
+            _before, _blas_before = own, [library.get_num_threads() for library in _blas()]
+            for library in _blas():
+                _set_threads(library, 1)
         _inside += 1
         torch.set_num_threads(1)
     try:
@@ -47,6 +52,25 @@ def one_thread_each() -> Iterator[None]:
         with _lock:
             _inside -= 1
             torch.set_num_threads(own if _inside else _before)
+            if not _inside:
+                for library, number in zip(_blas(), _blas_before, strict=True):
+                    _set_threads(library, number)
+
+
+@functools.cache
+def _blas() -> list[LibController]:
+    """Return the libraries that numpy's products and decompositions are from: to look for them takes ten milliseconds."""
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+def _set_threads(library: LibController, number: int) -> None:
+    """Set a library's number of threads from any thread: by itself threadpoolctl lets only the one that came first."""
+    release = getattr(library, "clear_controlling_thread", None)  # newer versions only; older ones let any thread
+    if release is not None:
+        release(force=True)
+    library.set_num_threads(number)
+    if release is not None:
+        release(force=True)
 
 
 def _stay_on_one_thread() -> None:
