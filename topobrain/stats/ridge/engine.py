@@ -223,7 +223,7 @@ def shrunk_targets(
     task: Task, fitted: FittedFold, targets: Targets, fold: int, rows: np.ndarray, voxels: slice
 ) -> torch.Tensor:
     """Return each voxel's responses in the eigenbasis, shrunk by its penalty (rank, voxel)."""
-    y = targets.centred(fold, rows, voxels).to(task.fitting)
+    y = targets.centred(fold, rows, voxels, task.fitting).to(task.fitting)
     alpha = torch.from_numpy(task.grid[fitted.choice.index[voxels]]).to(y.device)
     values = fitted.basis.eigenvalues[:, None]
     return (fitted.left.T @ y) * (values / (values + alpha)).to(y.dtype)
@@ -257,7 +257,7 @@ def predict_fold(
             order = np.argsort(own, kind="stable")
             numbers, starts = np.unique(own[order], return_index=True)
             places = torch.from_numpy(order).to(device)
-            y = targets.centred(fold, train, voxels).to(task.fitting)[:, places]
+            y = targets.centred(fold, train, voxels, task.fitting).to(task.fitting)[:, places]
             block = torch.empty(m, y.shape[1], dtype=task.fitting, device=device)
             for number, start, stop in zip(numbers.tolist(), starts, [*starts[1:], len(own)], strict=True):
                 torch.mm(operators[number], y[:, start:stop], out=block[:, start:stop])

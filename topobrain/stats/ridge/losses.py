@@ -17,8 +17,8 @@ from topobrain.stats.ridge.skeleton import filter_skeleton
 from topobrain.stats.ridge.spectrum import Basis
 from topobrain.stats.ridge.workers import Workers
 
-BLOCKS = 16
-"""Block rows of a triangle: its product costs (1 + 1/16) of the triangle's own operations."""
+BLOCK_ROWS, BLOCKS = 64, 16
+"""Rows at least, and number at most, of a triangle's block rows: of 16, its product costs 1 + 1/16 of its own operations."""
 
 FILTER_TOLERANCE = 3e-6
 """What interpolation of filters over penalties may leave out in float32."""
@@ -145,12 +145,17 @@ class Losses(Protocol):
         """Make the responses (training row, voxel) of a tile ready."""
 
 
+def block_rows(height: int) -> int:
+    """Return into how many block rows a triangle of so many rows is cut."""
+    return max(1, min(BLOCKS, height // BLOCK_ROWS))
+
+
 def cheaper_route(inner: Inner, n_alphas: int, n_voxels: int, n_tried: float | None = None) -> Route:
     """Return the route with fewer operations, for ``n_tried`` of the penalties (default: all) at each voxel.
 
     With n training rows, r directions, m validation rows and v voxels, an inner fold's residuals are an operator on the
     responses at each penalty. ``"triangular"`` multiplies the n x n triangular factor of all inner folds' operators with
-    the responses: (1 + 1/16) n^2 v operations a penalty, after 2 m r n for the operators and about 2.7 n^3 for their QR
+    the responses: at best (1 + 1/16) n^2 v operations a penalty, after 2 m r n for the operators and about 2.7 n^3 for their QR
     decomposition. ``"rotated"`` rotates the responses of each inner fold (2 n r v; with fewer features p than stimuli 2 p r v,
     after 2 n p v for their products with the features) and multiplies by 2 min(m, r) r v a penalty.
     """
@@ -158,7 +163,9 @@ def cheaper_route(inner: Inner, n_alphas: int, n_voxels: int, n_tried: float | N
     height = min(inner.n_validated, n)
     rotated = 0.0
     tried = n_alphas if n_tried is None else n_tried
-    triangular = tried * n_voxels * (2 * n - height) * height * (1 + 1 / BLOCKS) + n_alphas * 2.7 * n * n * height
+    triangular = (
+        tried * n_voxels * (2 * n - height) * height * (1 + 1 / block_rows(height)) + n_alphas * 2.7 * n * n * height
+    )
     for known, held in inner.splits:
         train, validation = len(known), len(held)
         rank = min(inner.rank, train)
@@ -187,7 +194,7 @@ class Triangles:
     def __init__(self, inner: Inner, alphas: torch.Tensor, weights: torch.Tensor | None, workers: Workers) -> None:
         n = len(inner.rows)
         height = min(inner.n_validated, n)
-        bounds = np.linspace(0, height, min(BLOCKS, height) + 1).astype(int).tolist()
+        bounds = np.linspace(0, height, block_rows(height) + 1).astype(int).tolist()
         self._tops = bounds[:-1]
         self._stack = [
             torch.empty(len(alphas), low - high, n - high, dtype=inner.dtype, device=alphas.device)

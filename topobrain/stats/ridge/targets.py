@@ -89,21 +89,18 @@ class Targets:
     def standard(self, fold: int, rows: np.ndarray, voxels: Columns, dtype: torch.dtype) -> torch.Tensor:
         """Return responses (row, voxel) with the training mean taken off, divided by the training standard deviation."""
         size = self.size(fold, voxels)
-        share = torch.from_numpy(1 / size)
-        if dtype == torch.float32 and self._single and ((size >= SMALLEST) & (size <= LARGEST)).all():
-            return self._centred_single(fold, rows, voxels).mul_(share.to(self.device, dtype))
-        return self.centred(fold, rows, voxels).mul_(share.to(self.device)).to(dtype)
+        ordinary = bool(((size >= SMALLEST) & (size <= LARGEST)).all())
+        block = self.centred(fold, rows, voxels, dtype if ordinary else torch.float64)
+        return block.mul_(torch.from_numpy(1 / size).to(self.device, block.dtype)).to(dtype)
 
-    def centred(self, fold: int, rows: np.ndarray, voxels: Columns) -> torch.Tensor:
-        """Return responses (row, voxel) with the training mean taken off, float64."""
-        return self.read(rows, voxels).sub_(torch.from_numpy(self.mean[fold, voxels]).to(self.device))
-
-    def _centred_single(self, fold: int, rows: np.ndarray, voxels: Columns) -> torch.Tensor:
-        """Return responses that came in float32 less their mean: the mean taken off in two parts, nothing is lost."""
-        block = self._read(rows, self.columns(voxels), torch.float32)
+    def centred(self, fold: int, rows: np.ndarray, voxels: Columns, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """Return responses (row, voxel) with the training mean taken off: float64, or those given in float32 as such."""
         mean = torch.from_numpy(self.mean[fold, voxels])
-        near = mean.float()
-        return block.sub_(near.to(self.device)).sub_((mean - near).float().to(self.device))
+        if dtype == torch.float32 and self._single:
+            block = self._read(rows, self.columns(voxels), torch.float32)
+            near = mean.float()  # the mean taken off in two parts, nothing is lost
+            return block.sub_(near.to(self.device)).sub_((mean - near).float().to(self.device))
+        return self.read(rows, voxels).sub_(mean.to(self.device))
 
     def size(self, fold: int, voxels: Columns) -> np.ndarray:
         """Return the training standard deviation (voxel,), 1 where it is too small for a number."""
