@@ -3,10 +3,10 @@
 GPT-2 small and BERT base in size, with random weights, read sentences of 5 to 12 words; every way gives the mean and the
 last token of the embeddings and of every block. ``tb.extract`` pools one way a call, so a row of its own has both. The
 values of all ways are compared before the times are told: the last layer of transformers' GPT-2 comes after its final
-normalisation, so there it is compared with the peers only. Everything runs turn by turn: the plain ways in this process,
-nnsight and TransformerLens in one other (they lie apart, in ``.venv/peers``). Loops are linear in the number of
-sentences and read fewer. The floor counts the products of the blocks on the true tokens, at the rate that one large
-product reaches in the same run.
+normalisation, so there it is compared with the peers only. Everything runs turn by turn, in three processes, so that none
+gains from what another did to the process: ours, the plain ways, and nnsight and TransformerLens (they lie apart, in
+``.venv/peers``). Loops are linear in the number of sentences and read fewer. The floor counts the products of the blocks
+on the true tokens, at the rate that one large product reaches in the same run.
 
     python -m benchmarks.extraction [--quick]
 """
@@ -45,8 +45,6 @@ MODELS = ("gpt2-small", "bert-base")
 BATCH = 32
 TOLERANCE = 1e-4
 SYLLABLES = [a + b for a in "bcdfghjklmnprstvwz" for b in "aeiou"]
-PEER_WAYS = ("nnsight, loop", "nnsight, sorted", "TransformerLens, loop", "TransformerLens, sorted",
-             "TransformerLens, sorted, states only")  # fmt: skip
 
 
 class Pooled(NamedTuple):
@@ -275,8 +273,13 @@ def measured(call: Callable[[], Pooled]) -> tuple[dict[str, Any], Pooled]:
     return {**took, "peak_mb": None if peak is None or before is None else round(peak - before)}, values
 
 
+def process_of(way: str) -> str:
+    """Return which process a way runs in: ``"ours"``, ``"plain"`` or ``"peers"``."""
+    return {"topobrain": "ours", "transformers,": "plain"}.get(way.split()[0], "peers")
+
+
 def serve() -> None:
-    """Answer (model, way, n, threads, file, quick) on standard input: the process of the peers."""
+    """Answer (model, way, n, threads, file, quick) on standard input: a process of the plain ways, or of the peers."""
     answers, sys.stdout = sys.stdout, sys.stderr  # the peers may print
     job: Job | None = None
     for line in sys.stdin:
@@ -295,14 +298,14 @@ def serve() -> None:
 
 
 class Other:
-    """The process of the peers."""
+    """Another process."""
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "values.npz"
-        path = os.pathsep.join([str(PEERS), str(Path(__file__).parents[1])])
+    def __init__(self, folder: Path, *, peers: bool) -> None:
+        self.file = folder / f"values-{peers}.npz"
+        path = os.pathsep.join([*([str(PEERS)] if peers else []), str(Path(__file__).parents[1])])
         environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         command = [sys.executable, "-m", "benchmarks.extraction", "--serve"]
-        self.errors = (folder / "errors.txt").open("w")
+        self.errors = (folder / f"errors-{peers}.txt").open("w")
         self.process = subprocess.Popen(
             command, stdin=-1, stdout=-1, stderr=self.errors, text=True, env=environment, cwd=Path(__file__).parents[1]
         )
@@ -355,13 +358,13 @@ def difference(way: str, model: str, values: Pooled, reference: Pooled) -> dict[
     return found
 
 
-def compare(model: str, threads: int, options: argparse.Namespace, other: Other | None) -> list[dict[str, Any]]:
+def compare(model: str, threads: int, options: argparse.Namespace, others: dict[str, Other]) -> list[dict[str, Any]]:
     """Return one row a way: medians over turns."""
     torch.set_num_threads(threads)
     job = Job.of(model, options.sentences, quick=options.quick)
     size = 512 if options.quick else 1024
     rates = {"float32": product_rate(torch.float32, size), "bf16": product_rate(torch.bfloat16, size // 4)}
-    n_bf16 = len(job.texts) if rates["bf16"]["wall"] > rates["float32"]["wall"] else 8
+    n_bf16 = len(job.texts) if rates["bf16"]["wall"] > rates["float32"]["wall"] else 2
     counts = {way: max(8, len(job.texts) // 4) if "loop" in way else len(job.texts) for way in WAYS}
     counts["topobrain bf16"] = n_bf16
     turns: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
@@ -370,14 +373,15 @@ def compare(model: str, threads: int, options: argparse.Namespace, other: Other 
     for turn in range(options.repeats + 1):
         for way, call in WAYS.items():
             n = counts[way] if turn else 8  # the first turn warms up
-            if way in PEER_WAYS:
-                if other is None or (turns[way] and "error" in turns[way][-1]):
-                    continue
-                question = {"model": model, "way": way, "threads": threads, "quick": options.quick}
-                took, values = other.ask(**question, n=n, all=len(job.texts))
-            else:
+            where = process_of(way)
+            if where == "ours":
                 few = replace(job, texts=job.texts[:n])
                 took, values = measured(lambda: call(few))  # noqa: B023
+            elif where not in others or (turns[way] and "error" in turns[way][-1]):
+                continue
+            else:
+                question = {"model": model, "way": way, "threads": threads, "quick": options.quick}
+                took, values = others[where].ask(**question, n=n, all=len(job.texts))
             if values is not None:
                 differences[way] = difference(way, model, values, reference)
             if turn or "error" in took:
@@ -417,7 +421,7 @@ def main() -> None:
     """Measure, print a table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sentences", type=int, default=None, help="default 200, with --quick 64")
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--quick", action="store_true", help="small models, to see that it runs")
@@ -435,11 +439,13 @@ def main() -> None:
     before = {key: value for key, value in machine().items() if key != "threads"}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        other = Other(Path(folder)) if PEERS.is_dir() else None
+        others = {"plain": Other(Path(folder), peers=False)}
+        if PEERS.is_dir():
+            others["peers"] = Other(Path(folder), peers=True)
         for model in options.models:
             for threads in options.threads:
-                rows += compare(model, threads, options, other)
-        if other is not None:
+                rows += compare(model, threads, options, others)
+        for other in others.values():
             other.close()
     packages = {p.name.split("-")[0]: p.name.split("-")[1].removesuffix(".dist") for p in PEERS.glob("*.dist-info")}
     result = {

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -140,6 +142,15 @@ def test_a_table_becomes_responses(table, tmp_path, ending):
     assert np.isnan(responses.data["ceiling"].values[1])
     if ending != "frame":
         assert responses.provenance["file"] == f"brain.{ending}"
+
+
+def test_columns_that_sound_like_labels_are_pointed_out(table):
+    with pytest.warns(UserWarning, match=r"also 'run'.*group='run', --group run.*rois=\["):
+        assert "run" in BrainResponses.from_table(table).rois
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        BrainResponses.from_table(table, group="run")
+        BrainResponses.from_table(table, rois=["IFG", "run"])
 
 
 def test_columns_can_be_named(table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -192,6 +193,13 @@ class BrainResponses(Result):
         if rois is not None and (isinstance(rois, str) or not hasattr(rois, "__iter__")):
             raise InputError(f"rois is {rois!r}: expected a list of columns")
         columns = [need(roi) for roi in rois] if rois is not None else numeric
+        labels = [column for column in columns if rois is None and column.casefold().removesuffix("_id") in LABELS]
+        if labels:
+            warnings.warn(
+                f"numeric columns of {where} are taken for responses, also {listed(labels)}: if such a column says what belongs "
+                f"together, name it (group={labels[0]!r}, --group {labels[0]}), else name the responses (rois=[...])",
+                stacklevel=2,
+            )
         if not columns:
             raise InputError(
                 f"{where} has no numeric response column beside {text!r}. Columns: {listed(frame.columns)}"
@@ -377,6 +385,12 @@ def _call_for(source: Path) -> str:
     )
 
 
+LABELS = frozenset(
+    "passage group run subject participant session block fold story trial repeat repetition order position index id".split()
+)
+"""Names, without a final ``_id``, of columns that are hardly responses, though they hold numbers."""
+
+
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a CSV, TSV or Parquet table; say plainly what is wrong with anything else.
 
@@ -396,7 +410,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         )
     if not source.is_file():
         beside = sorted(p.name for p in source.parent.glob("*.*sv")) if source.parent.is_dir() else []
-        raise DataFileError(f"no table {source}. Tables in that directory: {listed(beside)}")
+        where = f"Tables in {source.parent.resolve()}: {listed(beside)}" if beside else f"No table in {source.parent.resolve()}"
+        raise DataFileError(f"no table {source}. {where}")
     try:
         if source.suffix == ".parquet":
             return pd.read_parquet(source)

@@ -585,6 +585,15 @@ def test_what_is_no_activations_and_no_responses_is_told():
         encode(acts, np.zeros((30, 2)))
 
 
+def test_a_layer_without_variation_is_pointed_out():
+    X, Y = linear(100)
+    with pytest.warns(UserWarning, match="layer 'dead' answers all stimuli alike"):
+        result = encode(*pair({"alive": X, "dead": np.ones((100, 4))}, Y), **QUICK)
+    summary = result.summary().set_index("layer")
+    assert summary.loc["dead", "r"] == 0
+    assert summary.loc["alive", "r"] > 0.2
+
+
 def test_small_folds_are_warned_of():
     with pytest.warns(UserWarning, match="a fold tests 6 stimuli"):
         encode(*pair(*linear(30, v=1)), **QUICK)

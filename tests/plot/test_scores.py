@@ -44,6 +44,13 @@ def test_every_layer_is_drawn_with_interval_ceiling_and_null():
     assert np.allclose([band.min(), band.max()], [-0.08, 0.08])
 
 
+def test_regions_too_many_for_panels_are_refused_before_drawing():
+    many = make_encoding({f"parcel {i}": [0.1, 0.2] for i in range(61)})
+    with pytest.raises(InputError, match=r"61 ROIs would be as many panels.*roi=.*encoding_voxels.*save_map"):
+        tb.plot.encoding(many)
+    assert tb.plot.encoding(many, roi="parcel 60").get_title().startswith("parcel 60")
+
+
 def test_the_layer_chosen_in_training_folds_stands_apart_at_the_right_edge():
     ax = tb.plot.encoding(make_encoding(SCORES), roi="MFG")
     assert CHOSEN in labels(ax)

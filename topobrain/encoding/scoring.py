@@ -241,7 +241,7 @@ def encode(
     -----
     UserWarning
         Shuffled folds score higher than contiguous ones by more than chance: neighbours leak. Or a fold tests fewer than ten
-        stimuli.
+        stimuli, or a layer answers all stimuli alike.
 
     References
     ----------
@@ -268,6 +268,9 @@ def run(study: Study, activations: Activations, progress: Progress | None = None
     Y, (regions, roi) = study.responses.values, region_numbers(study.responses)
     usable = scorable(Y, study.design)
     features = {layer: layer_features(activations, layer, study.rows, study.mask) for layer in study.layers}
+    for layer, X in features.items():
+        if (X == X[:1]).all():
+            warnings.warn(f"layer {layer!r} answers all stimuli alike: it predicts nothing (r = 0)", stacklevel=3)
     parts: dict[str, Part] = {}
     fits = nested_ridge_layers(
         features, without_unusable(Y, usable), **splits_for(study.design, study.options), **study.options.engine()

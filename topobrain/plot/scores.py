@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 CHOSEN = "chosen in training folds"
 RAW, NORMALIZED = "held-out r", "held-out r / noise ceiling"
+MOST_PANELS = 60
+"""ROIs drawn at once, each in a panel of its own."""
+
 SPREAD = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles over voxels: ends of the thin bar, ends of the thick one, and the marker."""
 
@@ -68,8 +71,8 @@ def encoding(
     Raises
     ------
     InputError
-        Results of different depth or (without ``roi``) of different ROIs, several ROIs for one Axes, or ``normalized``
-        without a ceiling above 0.
+        Results of different depth or (without ``roi``) of different ROIs, several ROIs for one Axes, more than `MOST_PANELS`
+        of them, or ``normalized`` without a ceiling above 0.
     """
     import matplotlib.pyplot as plt
 
@@ -101,6 +104,12 @@ def encoding(
         if legend:
             place_legend(ax, beside=own)
         return ax
+
+    if len(regions) > MOST_PANELS:
+        raise InputError(
+            f"{len(regions)} ROIs would be as many panels (at most {MOST_PANELS} are drawn): name one (roi=...), draw the spread "
+            "over all of them (encoding_voxels), or write a map for a brain viewer (topobrain.save_map)"
+        )
 
     def draw(panel: Axes, region: str) -> None:
         _one(results, panel, region, normalized, None)

@@ -331,7 +331,8 @@ def _drawn_scores(result: Encoding) -> Iterator[tuple[Any, str]]:
             "Held-out r a layer, with noise ceiling, 95 % interval and permuted scores where they were asked for. With a "
             "black rim: the score of the layers chosen inside the training folds.",
         )
-    if result.data.sizes["voxel"] >= MANY_VOXELS * len(result.regions) and np.isfinite(result.data["r"].values).any():
+    many = result.data.sizes["voxel"] >= MANY_VOXELS * len(result.regions) or len(result.regions) > MOST_PANELS
+    if many and np.isfinite(result.data["r"].values).any():
         yield (
             plot.encoding_voxels(result),
             "Spread over voxels of the scores of each layer, and above it the share of voxels above chance in per cent "
