@@ -412,9 +412,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not source.is_file():
         beside = sorted(p.name for p in source.parent.glob("*.*sv")) if source.parent.is_dir() else []
         folder = source.parent.resolve()
-        raise DataFileError(
-            f"no table {source}. " + (f"Tables in {folder}: {listed(beside)}" if beside else f"No table in {folder}")
-        )
+        found = f"Tables in {folder}: {listed(beside)}" if beside else f"{folder} has no table"
+        raise DataFileError(f"no table {source}. {found}")
     try:
         if source.suffix == ".parquet":
             return pd.read_parquet(source)
