@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from topobrain._allocation import keep_freed_memory
 from topobrain._checks import DataFileError, InputError, require_choice, unknown
 from topobrain.activations import Activations, sheets_attribute, stimuli_fields, stimulus_coords, unit_coords
 from topobrain.models.protocol import Model, Recording
@@ -40,9 +41,7 @@ BATCH_OVERHEAD = 32
 """What a batch more costs on a CPU, in tokens: reading all weights once, and Python (measured: 20-30, GPT-2 small)."""
 CPU_BATCH_TOKENS = 768
 """The most tokens a batch on a CPU: products are as fast as they get (from about 250 on, measured with GPT-2 small), and
-the memory that `_keep_freed_memory` has kept holds the intermediate values."""
-KEPT_BYTES = 31 * 2**20
-"""Just below the largest block (32 MiB) after which glibc raises how much freed memory it keeps."""
+the memory that `keep_freed_memory` has kept holds the intermediate values."""
 LAYOUT = 5
 """Raised whenever batching or pooling change the numbers: older cache entries are then not used."""
 
@@ -128,7 +127,7 @@ def extract(
         "batch_tokens": batch_tokens,
     }
     job = _Job.of(model, stimuli, options, cache=cache)
-    _keep_freed_memory()
+    keep_freed_memory()
     if job.key is None:
         parts = [job.run(batch) for batch in job.batches(progress)]
         result = job.assemble(np.concatenate([p[0] for p in parts]), joined([p[1] for p in parts]))
@@ -149,19 +148,6 @@ def cache_key(model: Model, stimuli: StimulusSet) -> str | None:
         "batch_tokens": 2048,
     }
     return _Job.of(model, stimuli, options, cache=True).key
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Have freed memory used again instead of returned to the system and mapped anew for every block of the model.
-
-    Intermediate values of a batch are megabytes each. What glibc keeps of freed memory follows the largest block that was
-    mapped on its own and freed: 64 MiB after this one, which nobody touches. Mapping anew took up to 10 % of the time
-    (measured, GPT-2 small: 60,000 to 330,000 page faults for 200 sentences, none afterwards). Other allocators do not care.
-    """
-    import torch
-
-    torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
 
 @functools.cache  # reading the metadata of four packages takes as long as reading several sentences

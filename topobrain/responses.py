@@ -385,9 +385,10 @@ def _call_for(source: Path) -> str:
     )
 
 
-LABELS = frozenset(
-    "passage group run subject participant session block fold story trial repeat repetition order position index id".split()
-)
+LABELS = (
+    "passage", "group", "run", "subject", "participant", "session", "block", "fold", "story", "trial", "repeat", "repetition",
+    "order", "position", "index", "id",
+)  # fmt: skip
 """Names, without a final ``_id``, of columns that are hardly responses, though they hold numbers."""
 
 
@@ -410,8 +411,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
         )
     if not source.is_file():
         beside = sorted(p.name for p in source.parent.glob("*.*sv")) if source.parent.is_dir() else []
-        where = f"Tables in {source.parent.resolve()}: {listed(beside)}" if beside else f"No table in {source.parent.resolve()}"
-        raise DataFileError(f"no table {source}. {where}")
+        folder = source.parent.resolve()
+        found = f"Tables in {folder}: {listed(beside)}" if beside else f"{folder} has no table"
+        raise DataFileError(f"no table {source}. {found}")
     try:
         if source.suffix == ".parquet":
             return pd.read_parquet(source)

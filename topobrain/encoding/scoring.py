@@ -269,7 +269,7 @@ def run(study: Study, activations: Activations, progress: Progress | None = None
     usable = scorable(Y, study.design)
     features = {layer: layer_features(activations, layer, study.rows, study.mask) for layer in study.layers}
     for layer, X in features.items():
-        if (X == X[:1]).all():
+        if not np.ptp(X, axis=0).any():
             warnings.warn(f"layer {layer!r} answers all stimuli alike: it predicts nothing (r = 0)", stacklevel=3)
     parts: dict[str, Part] = {}
     fits = nested_ridge_layers(

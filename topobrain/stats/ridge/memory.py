@@ -12,7 +12,7 @@ TILE = 512
 """Voxels solved at a time on a processor: enough for full-speed products, small enough for its cache."""
 
 SEARCH_TILE = 1024
-"""The same where a penalty is tried at some voxels of a tile only: these, too, shall be many."""
+"""The same where a penalty is tried at some voxels of a tile only (these, too, shall be many), and in closed form."""
 
 TILES_TOGETHER = 2
 """Tiles are as many as a multiple of this."""
@@ -241,7 +241,7 @@ def memory_plan(
     flops = estimate_flops(sizes, selection, standardize)
     chosen = precision if precision != "auto" else ("float64" if flops <= FLOAT64_FLOPS else "mixed")
     searched = is_searched(sizes, selection)
-    widest = DEVICE_TILE if accelerator else SEARCH_TILE if searched else TILE
+    widest = DEVICE_TILE if accelerator else SEARCH_TILE if searched or selection == "gcv" else TILE
     tile = min(widest, max(sizes.n_voxels, SMALLEST_TILE))
     if sizes.n_voxels > tile and not accelerator:  # as many tiles for each of two threads
         tile = -(-sizes.n_voxels // (TILES_TOGETHER * -(-sizes.n_voxels // (TILES_TOGETHER * tile))))

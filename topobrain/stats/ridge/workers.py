@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from threadpoolctl import LibController, ThreadpoolController
 
+from topobrain._allocation import keep_freed_memory
 from topobrain._checks import InputError
 
 Item = TypeVar("Item")
@@ -121,6 +122,7 @@ class Workers:
 @contextmanager
 def working(threads: int) -> Iterator[Workers]:
     """Give workers, with torch on one thread in each of them."""
+    keep_freed_memory()
     with one_thread_each():
         workers = Workers(threads)
         try:
