@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from topobrain.stats.ridge.workers import Workers
 Chosen = Callable[[slice, torch.Tensor, np.ndarray], None]
 
 
+@runtime_checkable
 class Turned(Protocol):
     """Standardised responses in an eigenbasis, a tile at a time."""
 
