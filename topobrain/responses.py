@@ -196,8 +196,9 @@ class BrainResponses(Result):
         labels = [column for column in columns if rois is None and column.casefold().removesuffix("_id") in LABELS]
         if labels:
             warnings.warn(
-                f"numeric columns of {where} are taken for responses, also {listed(map(repr, labels))}: if such a column says what "
-                f"belongs together, name it (group={labels[0]!r}, --group {labels[0]}), else name the responses (rois=[...])",
+                f"numeric columns of {where} are taken for responses, also {listed(map(repr, labels))}: if such a column says "
+                f"what belongs together, name it (group={labels[0]!r}, --group {labels[0]}); else name the responses "
+                "(rois=[...])",
                 stacklevel=2,
             )
         if not columns:
