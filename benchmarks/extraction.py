@@ -401,6 +401,7 @@ def row(
 ) -> dict[str, Any]:
     """Return the medians of one way; times are milliseconds a sentence."""
     result: dict[str, Any] = {"model": model, "threads": threads, "way": way}
+    result |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "turns": len(turns)}
     if not turns:
         return {**result, "note": "not installed"}
     if "error" in turns[-1]:
@@ -452,7 +453,6 @@ def main() -> None:
         "benchmark": "activations of sentences, milliseconds a sentence, medians",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "sentences": options.sentences,
-        "repeats": options.repeats,
         "machine": before,
         "versions": {
             "python": platform.python_version(),
@@ -463,6 +463,10 @@ def main() -> None:
     }
     out = options.out or (None if options.quick else RESULT)
     if out is not None:
+        if out.exists():  # models and threads that were not asked for keep their rows: ways are compared within these
+            done = {(r["model"], r["threads"]) for r in rows}
+            kept = [r for r in json.loads(out.read_text())["rows"] if (r["model"], r["threads"]) not in done]
+            result["rows"] = sorted(kept + rows, key=lambda r: (MODELS.index(r["model"]), r["threads"]))
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write("\n".join(table(rows)) + "\n")
