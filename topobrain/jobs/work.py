@@ -25,7 +25,7 @@ from topobrain.responses import BrainResponses
 from topobrain.results import Result, load_result
 from topobrain.stats.ridge.memory import parse_memory
 
-NUMERICS = 4
+NUMERICS = 5
 """Raised whenever a change of the code changes the numbers of a part: parts made before are then made again."""
 
 KEPT = (
