@@ -45,10 +45,10 @@ def test_every_layer_is_drawn_with_interval_ceiling_and_null():
 
 
 def test_regions_too_many_for_panels_are_refused_before_drawing():
-    many = make_encoding({f"parcel {i}": [0.1, 0.2] for i in range(61)})
-    with pytest.raises(InputError, match=r"61 ROIs would be as many panels.*roi=.*encoding_voxels.*save_map"):
+    many = make_encoding({f"parcel {i}": [0.1, 0.2] for i in range(37)})
+    with pytest.raises(InputError, match=r"37 ROIs would be as many panels.*roi=.*encoding_voxels.*save_map"):
         tb.plot.encoding(many)
-    assert tb.plot.encoding(many, roi="parcel 60").get_title().startswith("parcel 60")
+    assert tb.plot.encoding(many, roi="parcel 36").get_title().startswith("parcel 36")
 
 
 def test_the_layer_chosen_in_training_folds_stands_apart_at_the_right_edge():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -67,6 +68,9 @@ def assemble(
         raise InputError(f"parts cover {[part['r'].shape[1] for part in every]} voxels, the responses have {len(roi)}")
     stacked = {name: np.stack([part[name] for part in every]) for name in ("r", "alpha", "loss", "variance", "edge")}
     usable, n_usable = every[0]["usable"], every[0]["n_usable"]
+    for name, r in zip(names, stacked["r"], strict=True):
+        if usable.any() and not r[:, usable].any():  # a prediction that is constant correlates with nothing
+            warnings.warn(f"layer {name!r} answers all stimuli alike: it predicts nothing (r = 0)", stacklevel=2)
     by_fold = np.stack([_region_sums(part["r"], roi, usable, len(regions)) for part in every])
     with np.errstate(invalid="ignore", divide="ignore"):
         fold_r = by_fold / np.where(n_usable > 0, n_usable, np.nan)

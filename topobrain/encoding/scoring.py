@@ -141,7 +141,7 @@ def tell_small_folds(design: Design) -> None:
     if small < FEW_STIMULI:
         warnings.warn(
             f"a fold tests {small} stimuli: r of so few swings widely by chance, and the interval does not cover all of that; "
-            "give n_permutations to see what chance gives",
+            "permutations (n_permutations) tell what chance gives",
             stacklevel=3,
         )
 
@@ -268,9 +268,6 @@ def run(study: Study, activations: Activations, progress: Progress | None = None
     Y, (regions, roi) = study.responses.values, region_numbers(study.responses)
     usable = scorable(Y, study.design)
     features = {layer: layer_features(activations, layer, study.rows, study.mask) for layer in study.layers}
-    for layer, X in features.items():
-        if not np.ptp(X, axis=0).any():
-            warnings.warn(f"layer {layer!r} answers all stimuli alike: it predicts nothing (r = 0)", stacklevel=3)
     parts: dict[str, Part] = {}
     fits = nested_ridge_layers(
         features, without_unusable(Y, usable), **splits_for(study.design, study.options), **study.options.engine()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHOSEN = "chosen in training folds"
 RAW, NORMALIZED = "held-out r", "held-out r / noise ceiling"
-MOST_PANELS = 60
+MOST_PANELS = 36
 """ROIs drawn at once, each in a panel of its own."""
 
 SPREAD = (0.05, 0.25, 0.5, 0.75, 0.95)

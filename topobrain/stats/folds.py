@@ -136,7 +136,10 @@ def make_folds(
     codes = duplicate_groups(list(np.asarray(groups).tolist()))
     n, sizes = len(codes), np.bincount(codes)
     if len(sizes) < 2:
-        raise InputError(f"all {n} rows belong to one group (duplicated stimuli count as one): none can be held out")
+        raise InputError(
+            f"all {n} rows belong to one group (duplicated stimuli count as one): none can be held out. Are all stimuli or all "
+            "features equal? Stimuli repeated in every run on purpose need allow_duplicates=True"
+        )
     if not gap >= 0:
         raise InputError(f"gap must be 0 or more rows, got {gap}")
     if n_folds is not None and (isinstance(n_folds, bool) or not isinstance(n_folds, int | np.integer)):

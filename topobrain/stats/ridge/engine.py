@@ -117,9 +117,11 @@ def fit_fold(
                 known, held = (features.index(numbers) for numbers in pair)
                 return Part(inside, known, held, lambda: features.left(inside, train[pair[0]]))
 
-            shared, all_rows = None, None
+            shared, middle, all_rows = None, None, None
             if features.centred is not None and _partition(inner, len(train)):
                 known_rows = features.centred[features.index(train)]
+                middle = known_rows.mean(dim=0)
+                known_rows -= middle
                 shared = known_rows.to(task.selecting) if _even(known_rows, inner) else None
             if blocks:
                 all_rows = replace(basis, left=left)
@@ -133,6 +135,7 @@ def fit_fold(
                 train,
                 task.selecting,
                 shared,
+                middle,
                 all_rows,
             )
         choice = choose(within, task.grid, targets, fold, workers, task.room)

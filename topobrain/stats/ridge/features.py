@@ -194,7 +194,7 @@ class Features:
             loading = loading.float()
         near = (self.centred[other] - mean).to(loading.dtype)
         single = vectors.dtype == torch.float32
-        return Basis(values, near @ loading, None, loading, mean.to(loading.dtype), single)
+        return Basis(values, near @ loading, None, loading, mean, single)
 
     def _products(self, train: np.ndarray, inside: torch.Tensor, whole: Whole | None) -> torch.Tensor:
         assert self.centred is not None
@@ -222,7 +222,7 @@ class Features:
 
         def make(start: int) -> None:
             some = slice(start, min(start + LEFT_ROWS, len(train)))
-            torch.mm(centred[self.index(train[some])].to(out.dtype).sub_(mean), loading, out=out[some])
+            torch.mm(centred[self.index(train[some])].sub_(mean).to(out.dtype), loading, out=out[some])
 
         workers.each(make, range(0, len(train), LEFT_ROWS))
         return out
@@ -244,7 +244,7 @@ class Features:
         if basis.loading is not None:
             assert basis.mean is not None
             torch.mm(basis.loading, shrunk, out=out)
-            return (basis.mean + self.mean.to(basis.mean.dtype)) @ out
+            return (basis.mean + self.mean).to(out.dtype) @ out
         assert basis.left is not None
         dual = basis.left @ (shrunk / basis.eigenvalues.to(shrunk.dtype)[:, None])
         inside = self.index(train)

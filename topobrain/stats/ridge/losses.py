@@ -78,7 +78,10 @@ class Inner:
         Of the products.
     features
         Features (training row, feature), if responses may be rotated through their products with the features: bases have
-        loadings, and the validation rows of the parts make up the rows, each part training on all others.
+        loadings, and the validation rows of the parts make up the rows, each part training on all others. Their mean is taken
+        off before they lose digits: rows far from the origin would be blurred otherwise.
+    middle
+        That mean (feature,), float64.
     whole
         Basis of all training rows with its ``left``, if inner folds left out of it are the inner folds: their validation rows
         make up the rows, each fold training on all others, and nothing about a feature depends on the fold.
@@ -91,6 +94,7 @@ class Inner:
     rows: np.ndarray
     dtype: torch.dtype
     features: torch.Tensor | None = None
+    middle: torch.Tensor | None = None
     whole: Basis | None = None
 
     @cached_property
@@ -441,9 +445,11 @@ class _RotatedTile:
                 turned, mean = own.turn @ known, known.mean(dim=0)
             else:
                 assert part.basis.mean is not None
+                assert rotations.inner.middle is not None
+                aside = (part.basis.mean - rotations.inner.middle).to(y.dtype)
                 mean = (y.sum(dim=0) - wanted.sum(dim=0)) / len(part.train)
                 product = together - products[number]
-                turned = own.turn @ product.addr_(part.basis.mean.to(y.dtype), mean, alpha=-float(len(part.train)))
+                turned = own.turn @ product.addr_(aside, mean, alpha=-float(len(part.train)))
             wanted = wanted - mean
             if own.across is not None:
                 energy = (wanted * wanted).sum(dim=0)

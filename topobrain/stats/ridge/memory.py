@@ -105,6 +105,8 @@ class MemoryPlan:
     operators
         Bytes that prediction operators (one a chosen penalty) may take, in the place of the triangles and in that of
         their own; with more of them held-out rows are predicted through the eigenbasis.
+    bounded
+        It was made for a bound.
     crossed
         Products of features and responses are made beside a decomposition (`topobrain.stats.ridge.closed_form`).
     """
@@ -115,6 +117,7 @@ class MemoryPlan:
     precision: str
     flops: float
     operators: int = 0
+    bounded: bool = False
     crossed: bool = False
 
     @property
@@ -257,13 +260,16 @@ def memory_plan(
             f"tiles of {tile} voxels": threads * _tile_bytes(sizes, selection, chosen, tile, alphas),
             "operators being made": threads * 8 * triangle if alphas else 0,
         }
-        return MemoryPlan({name: size for name, size in parts.items() if size}, tile, alphas, chosen, flops)
+        parts = {name: size for name, size in parts.items() if size}
+        return MemoryPlan(parts, tile, alphas, chosen, flops, bounded=bound is not None)
 
     room = TRIANGLE_BYTES if bound is None else bound
     alphas = max(1, min(sizes.n_alphas, room // triangle)) if triangle else 0
     if bound is None:
         most = plan(tile, alphas)
-        return _with_operators(_with_crossed(most, sizes, selection, weights, None), sizes, weights, TRIANGLE_BYTES)
+        return _with_operators(
+            _with_crossed(most, sizes, selection, weights, None), sizes, weights, TRIANGLE_BYTES, threads
+        )
     while (tile > SMALLEST_TILE or alphas > least_alphas) and plan(tile, alphas).total > bound:
         if alphas > least_alphas and (tile <= 128 or alphas * triangle > bound // 3):
             alphas -= 1
@@ -279,7 +285,7 @@ def memory_plan(
             + ". Give fewer voxels at a time, or that much memory"
         )
     least = _with_crossed(least, sizes, selection, weights, bound)
-    return _with_operators(least, sizes, weights, bound - least.total)
+    return _with_operators(least, sizes, weights, bound - least.total, threads)
 
 
 def _with_crossed(plan: MemoryPlan, sizes: FoldSizes, selection: str, weights: bool, bound: int | None) -> MemoryPlan:
@@ -297,13 +303,14 @@ def _with_crossed(plan: MemoryPlan, sizes: FoldSizes, selection: str, weights: b
     return replace(plan, parts={**plan.parts, "products of features and responses": more}, crossed=True)
 
 
-def _with_operators(plan: MemoryPlan, sizes: FoldSizes, weights: bool, spare: int) -> MemoryPlan:
+def _with_operators(plan: MemoryPlan, sizes: FoldSizes, weights: bool, spare: int, threads: int) -> MemoryPlan:
     """Give prediction operators the place of the triangles, which are gone by then, and what they need of the rest."""
     s = sizes
     rank = min(s.n_train, s.n_features)
     if weights or s.n_test * s.n_train >= (s.n_train + s.n_test) * rank:
         return plan  # never fewer operations than the eigenbasis
-    freed = plan.parts.get("triangles", 0) + plan.parts.get("operators being made", 0)
+    # what one thread makes at a time: the way of predicting must not depend on the number of threads
+    freed = plan.parts.get("triangles", 0) + plan.parts.get("operators being made", 0) // threads
     need = min(s.n_alphas, s.n_voxels) * s.n_test * s.n_train * (4 if plan.precision == "float32" else 8)
     more = min(max(need - freed, 0), max(spare, 0))
     parts = {**plan.parts, "prediction operators": more} if more else plan.parts

@@ -79,7 +79,7 @@ def fit_weights(task: Task, X: Any, Y: Any, split: Split, inner: Sequence[Split]
     """Fit all rows and return weights."""
     where = choose_device(device, Y, X)
     rows = split[0]
-    with working(task.threads) as workers:
+    with working(task.threads, bounded=task.plan.bounded) as workers:
         targets = Targets(Y, [rows], rows, where, workers, task.plan.tile)
         features = make_features(task, X, where, workers)
         fitted = fit_fold(task, features, targets, 0, split, inner, workers)
@@ -176,7 +176,8 @@ class Run:
         alone = {name: self.task(tuple(X.shape), Y.shape[1], accelerator) for name, X in features.items()}
         threads = max(task.threads for task in alone.values())
         used = np.unique(np.concatenate([rows for split in self.outer for rows in split]))
-        with working(threads) as workers:
+        bounded = self.max_memory is not None
+        with working(threads, bounded=bounded) as workers:
             targets = Targets(
                 Y, [train for train, _ in self.outer], used, where, workers, min(t.plan.tile for t in alone.values())
             )
@@ -186,7 +187,7 @@ class Run:
             tasks = self._beside(features, batch, Y.shape[1]) if len(batch) == threads > 1 else None
             if tasks is None:
                 batch, tasks = batch[:1], {batch[0]: alone[batch[0]]}
-            with working(threads) as workers:
+            with working(threads, bounded=bounded) as workers:
                 serial = Workers(1)
 
                 def fit(name: str, tasks: dict[str, Task] = tasks, serial: Workers = serial) -> NestedFit:

@@ -42,7 +42,7 @@ class Basis:
     loading
         (feature, rank) with ``left = (X - mean) @ loading``, where there are no more features than training rows.
     mean
-        Training mean (feature,) that goes with ``loading``.
+        Training mean (feature,) that goes with ``loading``, always float64.
     single
         It was decomposed in float32.
     """
@@ -69,11 +69,9 @@ class Basis:
         return (self.eigenvalues / (self.eigenvalues + alphas[:, None])).to(self.rows.dtype)
 
     def to(self, dtype: torch.dtype) -> Basis:
-        """Return the same in another precision; eigenvalues stay float64."""
-        left, loading, mean = (
-            None if part is None else part.to(dtype) for part in (self.left, self.loading, self.mean)
-        )
-        return replace(self, rows=self.rows.to(dtype), left=left, loading=loading, mean=mean)
+        """Return the same in another precision; eigenvalues and mean stay float64."""
+        left, loading = (None if part is None else part.to(dtype) for part in (self.left, self.loading))
+        return replace(self, rows=self.rows.to(dtype), left=left, loading=loading)
 
 
 @dataclass(frozen=True)

@@ -37,24 +37,26 @@ def one_thread_each() -> Iterator[None]:
     if getattr(_own, "inside", False):
         yield
         return
-    _own.inside = True
-    with _lock:
-        own = _before if _inside else torch.get_num_threads()
-        if not _inside:
-            _before, _blas_before = own, [library.get_num_threads() for library in _blas()]
-            for library in _blas():
+    blas = _blas()
+    counted, own = False, torch.get_num_threads()
+    try:  # an interrupt may come at any moment
+        with _lock:
+            if _inside:
+                own = _before
+            else:
+                _before, _blas_before = own, [library.get_num_threads() for library in blas]
+            _inside, counted, _own.inside = _inside + 1, True, True
+            for library in blas:
                 _set_threads(library, 1)
-        _inside += 1
-        torch.set_num_threads(1)
-    try:
+            torch.set_num_threads(1)
         yield
     finally:
         _own.inside = False
         with _lock:
-            _inside -= 1
+            _inside -= counted
             torch.set_num_threads(own if _inside else _before)
-            if not _inside:
-                for library, number in zip(_blas(), _blas_before, strict=True):
+            if counted and not _inside:
+                for library, number in zip(blas, _blas_before, strict=True):
                     _set_threads(library, number)
 
 
@@ -120,9 +122,10 @@ class Workers:
 
 
 @contextmanager
-def working(threads: int) -> Iterator[Workers]:
-    """Give workers, with torch on one thread in each of them."""
-    keep_freed_memory()
+def working(threads: int, *, bounded: bool = False) -> Iterator[Workers]:
+    """Give workers, with torch on one thread in each of them; ``bounded`` memory is not kept once freed."""
+    if not bounded:
+        keep_freed_memory()
     with one_thread_each():
         workers = Workers(threads)
         try:
