@@ -587,7 +587,7 @@ def test_what_is_no_activations_and_no_responses_is_told():
 
 def test_a_layer_without_variation_is_pointed_out():
     X, Y = linear(100)
-    with pytest.warns(UserWarning, match="layer 'dead' answers all stimuli alike"):
+    with pytest.warns(UserWarning, match="layer 'dead' predicts all stimuli alike"):
         result = encode(*pair({"alive": X, "dead": np.ones((100, 4))}, Y), **QUICK)
     summary = result.summary().set_index("layer")
     assert summary.loc["dead", "r"] == 0

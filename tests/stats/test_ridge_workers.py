@@ -6,6 +6,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from topobrain.stats.ridge import workers
 from topobrain.stats.ridge.workers import one_thread_each, working
 
 
@@ -31,15 +32,29 @@ def test_workers_stay_on_one_thread_after_a_block_of_their_own():
             pass
         return torch.get_num_threads()
 
-    with working(2) as workers:
-        assert workers.each(task, range(8)) == [1] * 8
+    with working(2) as pair:
+        assert pair.each(task, range(8)) == [1] * 8
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
 
 
 def test_the_number_is_put_back_after_an_error():
-    with pytest.raises(ZeroDivisionError), working(2) as workers:
-        workers.each(lambda n: 1 // n, range(3))
+    with pytest.raises(ZeroDivisionError), working(2) as pair:
+        pair.each(lambda n: 1 // n, range(3))
+    assert torch.get_num_threads() == 3
+
+
+def test_an_interrupt_on_the_way_in_is_undone(monkeypatch):
+    def interrupted(*_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "_set_threads", interrupted)
+    with pytest.raises(KeyboardInterrupt), one_thread_each():
+        pass
+    assert torch.get_num_threads() == 3
+    with one_thread_each():  # not taken for a block inside another
+        assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
 
 

@@ -70,7 +70,9 @@ def assemble(
     usable, n_usable = every[0]["usable"], every[0]["n_usable"]
     for name, r in zip(names, stacked["r"], strict=True):
         if usable.any() and not r[:, usable].any():  # a prediction that is constant correlates with nothing
-            warnings.warn(f"layer {name!r} answers all stimuli alike: it predicts nothing (r = 0)", stacklevel=2)
+            warnings.warn(
+                f"layer {name!r} predicts all stimuli alike (r = 0): are its features constant?", stacklevel=2
+            )
     by_fold = np.stack([_region_sums(part["r"], roi, usable, len(regions)) for part in every])
     with np.errstate(invalid="ignore", divide="ignore"):
         fold_r = by_fold / np.where(n_usable > 0, n_usable, np.nan)

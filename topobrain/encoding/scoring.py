@@ -241,7 +241,7 @@ def encode(
     -----
     UserWarning
         Shuffled folds score higher than contiguous ones by more than chance: neighbours leak. Or a fold tests fewer than ten
-        stimuli, or a layer answers all stimuli alike.
+        stimuli, or a layer predicts all stimuli alike.
 
     References
     ----------

@@ -54,7 +54,7 @@ def one_thread_each() -> Iterator[None]:
         _own.inside = False
         with _lock:
             _inside -= counted
-            torch.set_num_threads(own if _inside else _before)
+            torch.set_num_threads(own)
             if counted and not _inside:
                 for library, number in zip(blas, _blas_before, strict=True):
                     _set_threads(library, number)
